@@ -1,0 +1,163 @@
+"""Layer files: the blocks of one inode that were written in one epoch.
+
+A block lies at the same offset in its layer as in the file.  Bytes of a block beyond the size of
+the file are undefined.  This module knows paths, open descriptors and what is not synced yet; which
+block is in which layer is the block map's business.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from nasfs.volume.errors import CorruptionError, MediaError
+from nasfs.volume.media import Media
+
+DIRECTORIES = 256
+
+LayerKey = tuple[int, int]
+"""(inode number, epoch)"""
+
+
+def directory_name(index: int) -> str:
+    return f"{index:02x}"
+
+
+class DataSync:
+    """A piece of work: make the data written so far durable.  `run` may be called in a thread."""
+
+    def __init__(self, layers: Layers, keys: frozenset[LayerKey]) -> None:
+        self._layers = layers
+        self._keys = keys
+
+    @property
+    def count(self) -> int:
+        """Layer files to sync."""
+        return len(self._keys)
+
+    def run(self) -> None:
+        try:
+            self._layers.media.sync_files([self._layers.path(*key) for key in sorted(self._keys)])
+        except BaseException:
+            self._layers.sync_failed(self._keys)
+            raise
+
+
+class Layers:
+    """The folder ``layers/`` of a volume, with a bounded cache of open descriptors."""
+
+    def __init__(self, directory: Path, media: Media, *, descriptors: int = 2048) -> None:
+        self.media = media
+        self._directory = directory
+        self._descriptors = descriptors
+        self._readers: dict[LayerKey, int] = {}
+        self._writers: dict[LayerKey, int] = {}
+        self._dirty: set[LayerKey] = set()
+        self._lock = threading.Lock()
+
+    def path(self, ino: int, epoch: int) -> Path:
+        return self._directory / directory_name(ino % DIRECTORIES) / f"{ino}.{epoch}"
+
+    def read(self, ino: int, epoch: int, length: int, offset: int) -> bytes:
+        """Exactly *length* bytes; what the file does not hold is zeros."""
+        data = self.media.read(self._reader((ino, epoch)), length, offset)
+        return data if len(data) == length else data.ljust(length, b"\0")
+
+    def write(self, ino: int, epoch: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
+        """Into the layer of the current epoch, which is made if it is not there."""
+        key = (ino, epoch)
+        fd = self._writers.get(key)
+        if fd is None:
+            fd = self._remember(self._writers, key, write=True)
+        self._dirty.add(key)
+        self.media.write(fd, parts, offset)
+
+    def data_ranges(self, ino: int, epoch: int) -> list[tuple[int, int]]:
+        """Byte ranges of the layer file that are not holes; [] if there is no such file."""
+        try:
+            return list(self.media.data_ranges(self._reader((ino, epoch))))
+        except CorruptionError:
+            return []
+
+    def size(self, ino: int, epoch: int) -> int | None:
+        """Bytes of the layer file; None if there is no such file."""
+        try:
+            return self.media.size(self._reader((ino, epoch)))
+        except CorruptionError:
+            return None
+
+    def punch(self, ino: int, epoch: int, start: int, stop: int) -> None:
+        """Give the space of bytes [start, stop) of a layer back."""
+        fd = self.media.open(self.path(ino, epoch), write=True)
+        try:
+            self.media.punch(fd, start, stop)
+        finally:
+            self.media.close(fd)
+
+    def remove(self, ino: int, epoch: int) -> None:
+        """Remove a layer that no view can reach."""
+        key = (ino, epoch)
+        for cache in (self._readers, self._writers):
+            fd = cache.pop(key, None)
+            if fd is not None:
+                self.media.close(fd)
+        self._dirty.discard(key)
+        self.media.unlink(self.path(ino, epoch))
+
+    def listing(self, index: int) -> list[LayerKey]:
+        """The layers in one of the 256 directories."""
+        found = []
+        for name in self.media.names(self._directory / directory_name(index)):
+            ino, dot, epoch = name.partition(".")
+            if dot and ino.isdecimal() and epoch.isdecimal():
+                found.append((int(ino), int(epoch)))
+        return sorted(found)
+
+    def take_dirty(self) -> DataSync:
+        """All that was written and not synced; it counts as synced unless the sync fails."""
+        with self._lock:
+            keys, self._dirty = frozenset(self._dirty), set()
+        return DataSync(self, keys)
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self._dirty)
+
+    def sync_failed(self, keys: frozenset[LayerKey]) -> None:
+        with self._lock:
+            self._dirty |= keys
+
+    def close_all(self) -> None:
+        for cache in (self._readers, self._writers):
+            for fd in cache.values():
+                self.media.close(fd)
+            cache.clear()
+
+    def seal(self) -> None:
+        """A new epoch begins: nothing may be written through the old descriptors any more."""
+        for fd in self._writers.values():
+            self.media.close(fd)
+        self._writers.clear()
+
+    def _reader(self, key: LayerKey) -> int:
+        fd = self._writers.get(key)
+        if fd is None:
+            fd = self._readers.get(key)
+        if fd is None:
+            fd = self._remember(self._readers, key, write=False)
+        return fd
+
+    def _remember(self, cache: dict[LayerKey, int], key: LayerKey, *, write: bool) -> int:
+        path = self.path(*key)
+        try:
+            fd = self.media.open(path, write=write)
+        except MediaError as exc:
+            if isinstance(exc.__cause__, FileNotFoundError) and not write:
+                raise CorruptionError(str(path), "the block map names a missing layer") from exc
+            raise
+        if len(cache) >= self._descriptors:
+            for old in list(cache)[: self._descriptors // 4]:
+                self.media.close(cache.pop(old))
+        cache[key] = fd
+        return fd

@@ -1,0 +1,57 @@
+"""The live view: what the file system is now, committed or not."""
+
+from __future__ import annotations
+
+from nasfs.volume.blockmap import LeafValue
+from nasfs.volume.store import Leaf
+from nasfs.volume.types import Dirent, Inode
+from nasfs.volume.view import View
+
+_DIRENT = "SELECT parent, name, born, cookie, ino, kind FROM dirent WHERE parent = ? AND "
+
+
+class Live(View):
+    """Answers from the live tables through the write-back caches."""
+
+    def _inode(self, ino: int) -> Inode | None:
+        return self._store.inode.get((ino,))
+
+    def _dirent(self, parent: int, name: bytes) -> Dirent | None:
+        row = self._store.db.execute(_DIRENT + "name = ?", (parent, name)).fetchone()
+        return None if row is None else Dirent(*row)
+
+    def _dirents(self, parent: int, after: int, limit: int) -> list[Dirent]:
+        rows = self._store.db.execute(
+            _DIRENT + "cookie > ? ORDER BY cookie LIMIT ?", (parent, after, limit)
+        )
+        return [Dirent(*row) for row in rows]
+
+    def _xattr(self, ino: int, name: bytes) -> bytes | None:
+        row = self._store.xattrs.get((ino, name))
+        return None if row is None else row[3]
+
+    def _xattr_names(self, ino: int) -> list[bytes]:
+        rows = self._store.db.execute("SELECT name FROM xattr WHERE ino = ? ORDER BY name", (ino,))
+        return [row[0] for row in rows]
+
+    def _leaves(self, ino: int, first: int, last: int) -> list[tuple[int, LeafValue]]:
+        if first == last:  # the usual read or write: one region, mostly cached
+            leaf = self.leaf(ino, first)
+            return [] if leaf is None else [(first, leaf.map)]
+        self._store.flush()
+        rows = self._store.db.execute(
+            "SELECT region, map FROM leaf WHERE ino = ? AND region BETWEEN ? AND ? ORDER BY region",
+            (ino, first, last),
+        )
+        return rows.fetchall()
+
+    def leaf(self, ino: int, region: int) -> Leaf | None:
+        return self._store.leaf.get((ino, region))
+
+    def leaf_regions(self, ino: int, first: int) -> list[int]:
+        """The regions from *first* on that have a leaf row."""
+        self._store.flush()
+        rows = self._store.db.execute(
+            "SELECT region FROM leaf WHERE ino = ? AND region >= ?", (ino, first)
+        )
+        return [row[0] for row in rows]

@@ -1,0 +1,156 @@
+"""Who can still reach a block: the account of space, and what may be given back.
+
+A block of a layer is *live* if the live view maps it, *snapshot-only* if only snapshots do, and
+else free.  The two counters move with every change; blocks that became free are queued (table
+``reclaim``) and given back to the host after the commit that made them free.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
+
+from nasfs.volume.blockmap import Ranges, length, map_runs, subtract, union
+from nasfs.volume.layers import Layers
+from nasfs.volume.live import Live
+from nasfs.volume.store import Store
+from nasfs.volume.types import BLOCK, Layer, Run
+from nasfs.volume.view import mapped_runs
+
+LayerRanges = dict[int, Ranges]
+"""Block ranges by layer."""
+
+
+def by_layer(runs: Iterable[Run]) -> LayerRanges:
+    found: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    for run in runs:
+        if run.layer:
+            found[run.layer].append((run.start, run.stop))
+    return {layer: union(ranges) for layer, ranges in found.items()}
+
+
+class Space:
+    """The account of one volume."""
+
+    def __init__(self, store: Store, layers: Layers, live: Live) -> None:
+        self._store = store
+        self._layers = layers
+        self._live = live
+        self._generation = 0
+        self._synced = -1
+        self._queued_in: dict[int, int] = {}
+
+    def committed(self) -> int:
+        """The open transaction was committed; returns its generation, for `durable`."""
+        self._generation += 1
+        return self._generation - 1
+
+    def durable(self, generation: int) -> None:
+        """What was committed up to *generation* survives a power cut from now on."""
+        self._synced = max(self._synced, generation)
+        for ino in [i for i, queued in self._queued_in.items() if queued <= self._synced]:
+            del self._queued_in[ino]
+
+    def may_give_back(self, ino: int) -> bool:
+        """False while the state on stable storage may reach what was queued of this inode."""
+        return ino not in self._queued_in
+
+    def wrote(self, blocks: int) -> None:
+        """The live view maps so many blocks more."""
+        self._store.counters.live_blocks += blocks
+
+    def dropped(self, ino: int, runs: Iterable[Run]) -> int:
+        """The live view no longer maps these runs.  Returns how many blocks that were."""
+        counters = self._store.counters
+        total = 0
+        for run in runs:
+            if not run.layer:
+                continue
+            count = run.stop - run.start
+            total += count
+            held = self._store.held_by_ancestor(run.layer)
+            if held is None:
+                seen = self.snapshot_ranges(ino).get(run.layer, [])
+                kept = count - length(subtract([(run.start, run.stop)], seen))
+            else:
+                kept = count if held else 0
+            counters.snapshot_blocks += kept
+            if kept < count:
+                self.queue(ino, run.layer)
+        counters.live_blocks -= total
+        return total
+
+    def regained(self, runs: Iterable[Run]) -> None:
+        """The live view maps blocks again that only snapshots saw (a rollback)."""
+        count = sum(run.stop - run.start for run in runs if run.layer)
+        self._store.counters.live_blocks += count
+        self._store.counters.snapshot_blocks -= count
+
+    def queue(self, ino: int, layer: int) -> None:
+        """Something in this layer became free, as of the transaction that is open."""
+        self._queued_in[ino] = self._generation
+        self._store.execute("INSERT OR IGNORE INTO reclaim VALUES (?, ?)", (ino, layer))
+
+    def snapshot_ranges(self, ino: int, without: int | None = None) -> LayerRanges:
+        """What the snapshots reach of an inode, *without* one of them (an epoch)."""
+        self._store.flush()
+        inodes = self._versions("inode", "born, layer, layer_end, size, mode", ino)
+        leaves = self._versions("leaf", "born, region, map", ino)
+        changes = sorted(
+            {row[0] for row in (*inodes, *leaves)} | {row[-1] for row in (*inodes, *leaves)}
+        )
+        seen: set[int] = set()
+        runs: list[Run] = []
+        for snapshot in self._store.all_snapshots:
+            epoch = snapshot.epoch
+            if epoch == without:
+                continue
+            stretch = bisect_right(changes, epoch)
+            if stretch in seen:  # nothing of this inode changed since the snapshot before
+                continue
+            seen.add(stretch)
+            visible = [row for row in inodes if row[0] <= epoch < row[-1]]
+            if not visible:
+                continue
+            _, layer, layer_end, size, _, _ = visible[0]
+            parts = sorted((row[1], row[2]) for row in leaves if row[0] <= epoch < row[-1])
+            runs += map_runs(layer, layer_end, parts, 0, -(-size // BLOCK))
+        return by_layer(runs)
+
+    def _versions(self, table: str, columns: str, ino: int) -> list[tuple[int, ...]]:
+        """All versions of an inode's rows, `died` last; live rows die after every snapshot."""
+        return self._store.db.execute(
+            f"SELECT {columns}, 1 << 62 FROM {table} WHERE ino = ?"
+            f" UNION ALL SELECT {columns}, died FROM {table}_past WHERE ino = ?",
+            (ino, ino),
+        ).fetchall()
+
+    def reachable(self, ino: int, without: int | None = None) -> LayerRanges:
+        """What the live view and the snapshots reach of an inode."""
+        ranges = self.snapshot_ranges(ino, without)
+        inode = self._live._inode(ino)
+        if inode is not None:
+            for layer, live in by_layer(mapped_runs(self._live, inode)).items():
+                ranges[layer] = union([*ranges.get(layer, []), *live])
+        return ranges
+
+    def give_back(self, ino: int, layer: int) -> None:
+        """Punch or remove what nothing reaches in one layer, if `may_give_back`."""
+        ranges = self.reachable(ino).get(layer)
+        if not ranges:
+            self._layers.remove(ino, layer)
+            return
+        kept = [(start * BLOCK, stop * BLOCK) for start, stop in ranges]
+        for start, stop in subtract(self._layers.data_ranges(ino, layer), kept):
+            # The tail of a kept block, past the end of the file, stays: blocks are the unit.
+            self._layers.punch(ino, layer, start, stop)
+
+
+def only_in(some: LayerRanges, other: LayerRanges) -> list[Run]:
+    """The blocks of *some* that are not in *other*; a block is its number and its layer."""
+    return [
+        Run(start, stop, Layer(layer))
+        for layer, ranges in some.items()
+        for start, stop in subtract(ranges, other.get(layer, []))
+    ]

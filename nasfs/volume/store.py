@@ -1,0 +1,269 @@
+"""The metadata of an open volume: tables, counters, snapshots, transactions.
+
+One SQLite connection holds one long transaction between two commits.  `Store` begins it with the
+first change, keeps inode and leaf rows in write-back caches, and writes the counters with the
+commit.  It knows nothing of files' data.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nasfs.volume import schema
+from nasfs.volume.blockmap import LeafValue
+from nasfs.volume.errors import CorruptionError, MediaError
+from nasfs.volume.table import Epochs, VersionedTable, WriteBack
+from nasfs.volume.types import Access, Epoch, Inode, Snapshot, SnapshotState
+
+INO_RESERVE = 65_536
+"""Inode numbers are reserved durably in such pieces, so that none is given twice, crash or not."""
+
+CHECKPOINT_BYTES = 32 * 1024 * 1024
+"""From this size of the WAL on a commit is followed by a checkpoint."""
+
+
+class Leaf(msgspec.Struct, frozen=True, gc=False):
+    """One row of the table ``leaf``, in the order of its columns."""
+
+    ino: int
+    region: int
+    born: int
+    map: LeafValue
+
+
+class Counters(msgspec.Struct):
+    """What the row of the table ``volume`` counts (denormalised; ``check`` recomputes them)."""
+
+    next_ino: int
+    reserved_ino: int
+    next_cookie: int
+    inodes: int
+    live_blocks: int
+    snapshot_blocks: int
+
+
+class Store:
+    """See the module.  Methods that change need `begin` before and `commit` some time after."""
+
+    def __init__(self, path: Path, access: Access) -> None:
+        self.path = path
+        self.writable = access is Access.READ_WRITE
+        self.db = schema.connect(path, query_only=not self.writable)
+        self._wal_fd: int | None = None
+        try:
+            self.epochs = Epochs(0, 0)
+            self._load()
+        except (sqlite3.Error, TypeError, ValueError) as exc:
+            self.db.close()
+            raise CorruptionError(str(path), str(exc)) from exc
+        except BaseException:
+            self.db.close()
+            raise
+
+    def _load(self) -> None:
+        self.inodes = VersionedTable(self.db, schema.INODE, self.epochs)
+        self.dirents = VersionedTable(self.db, schema.DIRENT, self.epochs)
+        self.xattrs = VersionedTable(self.db, schema.XATTR, self.epochs)
+        self.leaves = VersionedTable(self.db, schema.LEAF, self.epochs)
+        self.inode = WriteBack(self.inodes, Inode, msgspec.structs.astuple, limit=100_000)
+        self.leaf = WriteBack(self.leaves, Leaf, msgspec.structs.astuple, limit=2_000)
+        self.load_state()
+
+    @property
+    def tables(self) -> tuple[VersionedTable, ...]:
+        return self.inodes, self.dirents, self.xattrs, self.leaves
+
+    def load_state(self) -> None:
+        """Counters, epoch and snapshots as the database has them; cached rows are dropped."""
+        row = self.db.execute(
+            "SELECT uuid, size, provision, epoch, next_ino, reserved_ino, next_cookie,"
+            " inodes, live_blocks, snapshot_blocks, in_use FROM volume"
+        ).fetchone()
+        if row is None:
+            raise CorruptionError(str(self.path), "the table volume is empty")
+        self.uuid, self.size, self.provision = row[0:3]
+        self.epochs.current = row[3]
+        self.counters = Counters(*row[4:10])
+        self.in_use = bool(row[10])
+        self.load_snapshots()
+        self.inode.forget()
+        self.leaf.forget()
+
+    def load_snapshots(self) -> None:
+        self.all_snapshots = [
+            Snapshot(Epoch(row[0]), row[1], row[2], row[3], row[4], SnapshotState(row[5]))
+            for row in self.db.execute(
+                "SELECT epoch, name, guid, time_ns, snap_group, state FROM snapshot ORDER BY epoch"
+            )
+        ]
+        self.epochs.newest = self.all_snapshots[-1].epoch if self.all_snapshots else 0
+        rollbacks = self.db.execute("SELECT epoch, target FROM rollback").fetchall()
+        sealed = [s.epoch for s in self.all_snapshots if s.state is SnapshotState.SEALED]
+        self._newest_ancestor = newest_ancestor(sealed, rollbacks)
+
+    def held_by_ancestor(self, layer: int) -> bool | None:
+        """Whether a snapshot sees a block that the live view sees in *layer*.
+
+        The live view's snapshots are its ancestors: a block written in epoch `layer` and still
+        live was seen by each ancestor from that epoch on.  None: only snapshots that a rollback
+        left aside, or that are being destroyed, could see it, so one has to look.
+        """
+        if layer <= self._newest_ancestor:
+            return True
+        if layer > self.epochs.newest:
+            return False
+        return None
+
+    # transactions
+
+    def begin(self) -> None:
+        """Begin the transaction if none is open."""
+        if not self.db.in_transaction:
+            with self.sql_errors():
+                self.db.execute("BEGIN IMMEDIATE")
+
+    def flush(self) -> None:
+        """Write the cached rows, so that SQL sees what the caches know."""
+        if self.inode.dirty_count or self.leaf.dirty_count:
+            self.begin()
+            with self.sql_errors():
+                self.inode.flush()
+                self.leaf.flush()
+
+    def flush_for_reading(self) -> None:
+        """Before SQL over inode or leaf rows: cached changes may concern past rows too."""
+        if self.writable:
+            self.flush()
+
+    def commit(self) -> None:
+        """Flush, write the counters, commit.  Durable after `sync_log`."""
+        self.flush()
+        if not self.db.in_transaction:
+            return
+        with self.sql_errors():
+            self._write_counters()
+            self.db.execute("COMMIT")
+
+    def _write_counters(self) -> None:
+        self.db.execute(
+            "UPDATE volume SET epoch = ?, next_ino = ?, reserved_ino = ?, next_cookie = ?,"
+            " inodes = ?, live_blocks = ?, snapshot_blocks = ?",
+            (self.epochs.current, *msgspec.structs.astuple(self.counters)),
+        )
+
+    def rollback_transaction(self) -> None:
+        """Back to the last commit, caches included."""
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
+        self.load_state()
+
+    @property
+    def changed(self) -> bool:
+        return self.db.in_transaction or self.inode.dirty_count > 0 or self.leaf.dirty_count > 0
+
+    def sync_log(self) -> None:
+        """Make what was committed durable.  May be called in a thread."""
+        # Closing a descriptor of the WAL drops no lock: SQLite's are on meta.db and -shm.
+        if self._wal_fd is None:
+            self._wal_fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(self._wal_fd)
+        except OSError as exc:
+            raise MediaError(exc.errno or 5, f"sync of {self.path.name}") from exc
+
+    def checkpoint_needed(self) -> bool:
+        try:
+            return os.stat(f"{self.path}-wal").st_size > CHECKPOINT_BYTES
+        except FileNotFoundError:
+            return False
+
+    def checkpoint(self) -> None:
+        """Move the WAL into meta.db and start it again, if no reader is in the way."""
+        if self.db.in_transaction:
+            return
+        with self.sql_errors():
+            self.db.execute("PRAGMA busy_timeout = 0")
+            try:
+                # RESTART, not TRUNCATE: the WAL must stay the file whose descriptor we sync.
+                self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            finally:
+                self.db.execute("PRAGMA busy_timeout = 30000")
+
+    def close(self) -> None:
+        if self._wal_fd is not None:
+            os.close(self._wal_fd)
+            self._wal_fd = None
+        self.db.close()
+
+    @contextmanager
+    def sql_errors(self) -> Iterator[None]:
+        """SQLite's errors as ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as exc:
+            code = getattr(exc, "sqlite_errorname", "")
+            if code.startswith("SQLITE_FULL"):
+                raise MediaError(28, str(self.path)) from exc
+            if code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
+                raise MediaError(5, str(self.path)) from exc
+            raise CorruptionError(str(self.path), str(exc)) from exc
+        except sqlite3.DatabaseError as exc:
+            raise CorruptionError(str(self.path), str(exc)) from exc
+
+    # small helpers over the tables
+
+    def allocate_ino(self) -> int:
+        """A number that was never given before, not even to something a crash has lost."""
+        number = self.counters.next_ino
+        if number >= self.counters.reserved_ino:
+            raise AssertionError("reserve_inos comes before allocate_ino")
+        self.counters.next_ino = number + 1
+        return number
+
+    def inos_left(self) -> int:
+        return self.counters.reserved_ino - self.counters.next_ino
+
+    def reserve_inos(self) -> None:
+        """Reserve more numbers; they may be given once this is durable."""
+        self.begin()
+        self.counters.reserved_ino = (
+            max(self.counters.reserved_ino, self.counters.next_ino) + INO_RESERVE
+        )
+
+    def next_cookie(self) -> int:
+        cookie = self.counters.next_cookie
+        self.counters.next_cookie = cookie + 1
+        return cookie
+
+    def execute(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """A statement that changes something beside the four tables."""
+        self.begin()
+        with self.sql_errors():
+            return self.db.execute(sql, values)
+
+
+def newest_ancestor(snapshots: Sequence[int], rollbacks: list[tuple[int, int]]) -> int:
+    """The newest of *snapshots* that the live view descends from; 0 if there is none.
+
+    Args:
+        snapshots: epochs, ascending.
+        rollbacks: (epoch, target): in that epoch the live view became the snapshot `target`, so
+            the snapshots in (target, epoch) are not among its ancestors.
+    """
+    limit = None
+    for epoch, target in sorted(rollbacks, reverse=True):
+        if limit is not None and epoch > limit:
+            continue  # that rollback itself was left aside by a later one
+        found = [s for s in snapshots if s >= epoch and (limit is None or s <= limit)]
+        if found:
+            return found[-1]
+        limit = target
+    found = [s for s in snapshots if limit is None or s <= limit]
+    return found[-1] if found else 0

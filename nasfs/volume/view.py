@@ -1,0 +1,205 @@
+"""Reading a file system: the live view, and the views as of a sealed epoch.
+
+`View` is everything that can be read, on top of a handful of row look-ups.  `AsOf` answers those
+from the rows visible at a sealed epoch; the live `Volume` answers them from the live tables.
+"""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from nasfs.volume.blockmap import LeafValue, map_runs
+from nasfs.volume.errors import FsError
+from nasfs.volume.layers import Layers
+from nasfs.volume.store import Store
+from nasfs.volume.types import (
+    BLOCK,
+    NAME_MAX,
+    REGION_BLOCKS,
+    Dirent,
+    Epoch,
+    Inode,
+    Run,
+    VolumeStats,
+)
+
+
+class View(ABC):
+    """A file system that can be read.  All errors of its methods are `FsError` with an errno."""
+
+    def __init__(self, store: Store, layers: Layers) -> None:
+        self._store = store
+        self._layers = layers
+
+    # what a view has to know
+
+    @abstractmethod
+    def _inode(self, ino: int) -> Inode | None: ...
+
+    @abstractmethod
+    def _dirent(self, parent: int, name: bytes) -> Dirent | None: ...
+
+    @abstractmethod
+    def _dirents(self, parent: int, after: int, limit: int) -> list[Dirent]:
+        """Entries with a cookie above *after*, in the order of cookies."""
+
+    @abstractmethod
+    def _xattr(self, ino: int, name: bytes) -> bytes | None: ...
+
+    @abstractmethod
+    def _xattr_names(self, ino: int) -> list[bytes]: ...
+
+    @abstractmethod
+    def _leaves(self, ino: int, first: int, last: int) -> list[tuple[int, LeafValue]]:
+        """Leaf values of regions first to last (both included), in the order of regions."""
+
+    # what follows from it
+
+    def getattr(self, ino: int) -> Inode:
+        """The inode; ESTALE if there is none of that number."""
+        inode = self._inode(ino)
+        if inode is None:
+            raise FsError(errno.ESTALE, f"no inode {ino}")
+        return inode
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """The inode of a name; ``.`` answers for any inode, ``..`` for any directory."""
+        inode = self.getattr(parent)
+        if name == b".":
+            return inode
+        if not inode.is_dir:
+            raise FsError(errno.ENOTDIR)
+        if name == b"..":
+            return self.getattr(inode.parent)
+        if len(name) > NAME_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+        entry = self._dirent(parent, name)
+        if entry is None:
+            raise FsError(errno.ENOENT)
+        return self.getattr(entry.ino)
+
+    def readdir(self, ino: int, after: int, limit: int) -> list[tuple[Dirent, Inode]]:
+        """Entries with a cookie above *after*, in the order of cookies; no ``.`` and ``..``."""
+        if not self.getattr(ino).is_dir:
+            raise FsError(errno.ENOTDIR)
+        return [(entry, self.getattr(entry.ino)) for entry in self._dirents(ino, after, limit)]
+
+    def readlink(self, ino: int) -> bytes:
+        target = self.getattr(ino).target
+        if target is None:
+            raise FsError(errno.EINVAL)
+        return target
+
+    def getxattr(self, ino: int, name: bytes) -> bytes:
+        """The value; ENODATA if there is no attribute of that name."""
+        value = self._xattr(ino, name)
+        if value is None:
+            self.getattr(ino)
+            raise FsError(errno.ENODATA)
+        return value
+
+    def listxattr(self, ino: int) -> list[bytes]:
+        self.getattr(ino)
+        return self._xattr_names(ino)
+
+    def read(self, ino: int, offset: int, size: int) -> bytes:
+        """Bytes [offset, offset + size), cut at the end of the file; holes are zeros."""
+        inode = self.getattr(ino)
+        if inode.is_dir:
+            raise FsError(errno.EISDIR)
+        stop = min(offset + size, inode.size)
+        if stop <= offset:
+            return b""
+        if inode.leaves == 0 and stop <= inode.layer_end * BLOCK:
+            return self._layers.read(ino, inode.layer, stop - offset, offset)
+        parts = []
+        for run in self.runs(inode, offset // BLOCK, -(-stop // BLOCK)):
+            start = max(offset, run.start * BLOCK)
+            length = min(stop, run.stop * BLOCK) - start
+            if run.layer:
+                parts.append(self._layers.read(ino, run.layer, length, start))
+            else:
+                parts.append(bytes(length))
+        return b"".join(parts)
+
+    def runs(self, inode: Inode, start: int, stop: int) -> Iterator[Run]:
+        """Where blocks [start, stop) of a file are; holes included."""
+        leaves: list[tuple[int, LeafValue]] = []
+        if inode.leaves and start < stop:
+            leaves = self._leaves(inode.ino, start // REGION_BLOCKS, (stop - 1) // REGION_BLOCKS)
+        return map_runs(inode.layer, inode.layer_end, leaves, start, stop)
+
+    def statfs(self) -> VolumeStats:
+        counters = self._store.counters
+        return VolumeStats(
+            size=self._store.size,
+            used=(counters.live_blocks + counters.snapshot_blocks) * BLOCK,
+            live=counters.live_blocks * BLOCK,
+            inodes=counters.inodes,
+        )
+
+
+class AsOf(View):
+    """The file system as of a sealed epoch."""
+
+    CACHE = 20_000
+    """Inodes remembered: what was sealed never changes."""
+
+    def __init__(self, store: Store, layers: Layers, epoch: Epoch) -> None:
+        super().__init__(store, layers)
+        self.epoch = epoch
+        self._cache: dict[int, Inode] = {}
+
+    def _inode(self, ino: int) -> Inode | None:
+        found = self._cache.get(ino)
+        if found is not None:
+            return found
+        self._store.flush_for_reading()
+        row = self._store.inodes.get_at((ino,), self.epoch)
+        if row is None:
+            return None
+        if len(self._cache) >= self.CACHE:
+            self._cache.clear()
+        inode = self._cache[ino] = Inode(*row)
+        return inode
+
+    def _dirent(self, parent: int, name: bytes) -> Dirent | None:
+        row = self._store.dirents.get_at((parent, name), self.epoch)
+        return None if row is None else Dirent(*row)
+
+    def _dirents(self, parent: int, after: int, limit: int) -> list[Dirent]:
+        order = f"ORDER BY cookie LIMIT {int(limit)}"
+        rows = self._store.dirents.scan_at(
+            "parent = ? AND cookie > ?", (parent, after), self.epoch, order
+        )
+        return [Dirent(*row) for row in rows]
+
+    def _xattr(self, ino: int, name: bytes) -> bytes | None:
+        row = self._store.xattrs.get_at((ino, name), self.epoch)
+        return None if row is None else row[3]
+
+    def _xattr_names(self, ino: int) -> list[bytes]:
+        rows = self._store.xattrs.scan_at("ino = ?", (ino,), self.epoch, "ORDER BY name")
+        return [row[1] for row in rows]
+
+    def _leaves(self, ino: int, first: int, last: int) -> list[tuple[int, LeafValue]]:
+        self._store.flush_for_reading()
+        rows = self._store.leaves.scan_at(
+            "ino = ? AND region BETWEEN ? AND ?", (ino, first, last), self.epoch, "ORDER BY region"
+        )
+        return [(row[1], row[3]) for row in rows]
+
+    def runs_of(self, ino: int) -> list[Run]:
+        """All mapped runs of an inode (no holes); [] if it is not there or has no blocks."""
+        inode = self._inode(ino)
+        return [] if inode is None else mapped_runs(self, inode)
+
+
+def mapped_runs(view: View, inode: Inode) -> list[Run]:
+    """All runs of a file that are in a layer."""
+    if not inode.is_file or not inode.blocks:
+        return []
+    stop = -(-inode.size // BLOCK)
+    return [run for run in view.runs(inode, 0, stop) if run.layer]
