@@ -63,15 +63,15 @@ class VersionedTable:
         after = f"(born, {key}) > ({', '.join('?' * (1 + len(spec.key)))})"
         order = f"ORDER BY born, {key} LIMIT ?"
         self._sql_born_live = (
-            f"SELECT {columns} FROM {live} WHERE born > ? AND born <= ? AND {after} {order}"
+            f"SELECT {columns} FROM {live} WHERE born <= ? AND {after} {order}"
         )
         self._sql_born_past = (
-            f"SELECT {columns} FROM {past} WHERE born > ? AND born <= ? AND died > ?"
+            f"SELECT {columns} FROM {past} WHERE born <= ? AND died > ?"
             f" AND {after} {order}"
         )
         after_died = f"(died, {key}) > ({', '.join('?' * (1 + len(spec.key)))})"
         self._sql_died = (
-            f"SELECT {columns}, died FROM {past} WHERE died > ? AND died <= ? AND born <= ?"
+            f"SELECT {columns}, died FROM {past} WHERE died <= ? AND born <= ?"
             f" AND {after_died} ORDER BY died, {key} LIMIT ?"
         )
 
@@ -133,9 +133,9 @@ class VersionedTable:
         At most *limit* rows behind *cursor*, a (born, key).  The order, and so each page, is
         fixed by the two snapshots: a row that moves to the past meanwhile keeps its place.
         """
-        begin: tuple[Any, ...] = (after, *self._least) if cursor is None else _flat(cursor)
-        live = self._db.execute(self._sql_born_live, (after, upto, *begin, limit)).fetchall()
-        past = self._db.execute(self._sql_born_past, (after, upto, upto, *begin, limit)).fetchall()
+        begin = self._begin(after, cursor)
+        live = self._db.execute(self._sql_born_live, (upto, *begin, limit)).fetchall()
+        past = self._db.execute(self._sql_born_past, (upto, upto, *begin, limit)).fetchall()
         if not past:
             return live
         width = len(self.spec.key)
@@ -149,18 +149,19 @@ class VersionedTable:
 
         A key that was given a new row meanwhile is among them: the caller looks.
         """
-        begin: tuple[Any, ...] = (after, *self._least) if cursor is None else _flat(cursor)
-        rows = self._db.execute(self._sql_died, (after, upto, after, *begin, limit)).fetchall()
+        begin = self._begin(after, cursor)
+        rows = self._db.execute(self._sql_died, (upto, after, *begin, limit)).fetchall()
         return [(row[-1], row[:-1]) for row in rows]
 
-    @property
-    def _least(self) -> Key:
-        # NULL would make the comparison NULL; -1 and b"" stand before every key we write.
-        return tuple(b"" if "BLOB" in kind else -1 for _, kind in self.spec.key)
+    def _begin(self, after: int, cursor: tuple[int, Key] | None) -> tuple[Any, ...]:
+        """The position behind which a page begins: the only lower bound in the statement.
 
-
-def _flat(cursor: tuple[int, Key]) -> tuple[Any, ...]:
-    return (cursor[0], *cursor[1])
+        (With a second one SQLite may enter the index there and walk over all pages before.)
+        """
+        if cursor is not None:
+            return (cursor[0], *cursor[1])
+        # -1 and b"" stand before every key that we write.
+        return (after + 1, *(b"" if "BLOB" in kind else -1 for _, kind in self.spec.key))
 
 
 R = TypeVar("R")
