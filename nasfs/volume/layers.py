@@ -40,8 +40,13 @@ class DataSync:
         try:
             self._layers.media.sync_files([self._layers.path(*key) for key in sorted(self._keys)])
         except BaseException:
-            self._layers.sync_failed(self._keys)
+            self._layers.sync_ended(self, self._keys)
             raise
+        self._layers.sync_ended(self, frozenset())
+
+    @property
+    def keys(self) -> frozenset[LayerKey]:
+        return self._keys
 
 
 class Layers:
@@ -54,6 +59,7 @@ class Layers:
         self._readers: dict[LayerKey, int] = {}
         self._writers: dict[LayerKey, int] = {}
         self._dirty: set[LayerKey] = set()
+        self._under_way: set[DataSync] = set()
         self._lock = threading.Lock()
 
     def path(self, ino: int, epoch: int) -> Path:
@@ -70,7 +76,8 @@ class Layers:
         fd = self._writers.get(key)
         if fd is None:
             fd = self._remember(self._writers, key, write=True)
-        self._dirty.add(key)
+        with self._lock:
+            self._dirty.add(key)
         self.media.write(fd, parts, offset)
 
     def data_ranges(self, ino: int, epoch: int) -> list[tuple[int, int]]:
@@ -117,16 +124,28 @@ class Layers:
     def take_dirty(self) -> DataSync:
         """All that was written and not synced; it counts as synced unless the sync fails."""
         with self._lock:
-            keys, self._dirty = frozenset(self._dirty), set()
-        return DataSync(self, keys)
+            work = DataSync(self, frozenset(self._dirty))
+            self._dirty = set()
+            self._under_way.add(work)
+        return work
+
+    def take_unsynced(self) -> DataSync:
+        """Like `take_dirty`, and again what others took and have not finished syncing."""
+        with self._lock:
+            others = (other.keys for other in self._under_way)
+            work = DataSync(self, frozenset(self._dirty).union(*others))
+            self._dirty = set()
+            self._under_way.add(work)
+        return work
 
     @property
     def is_dirty(self) -> bool:
         return bool(self._dirty)
 
-    def sync_failed(self, keys: frozenset[LayerKey]) -> None:
+    def sync_ended(self, work: DataSync, failed: frozenset[LayerKey]) -> None:
         with self._lock:
-            self._dirty |= keys
+            self._under_way.discard(work)
+            self._dirty |= failed
 
     def close_all(self) -> None:
         for cache in (self._readers, self._writers):

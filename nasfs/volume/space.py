@@ -44,17 +44,20 @@ class Space:
     def committed(self) -> int:
         """The open transaction was committed; returns its generation, for `durable`."""
         self._generation += 1
+        for ino in [i for i, queued in self._queued_in.items() if queued <= self._synced]:
+            del self._queued_in[ino]
         return self._generation - 1
 
     def durable(self, generation: int) -> None:
-        """What was committed up to *generation* survives a power cut from now on."""
+        """What was committed up to *generation* survives a power cut from now on.
+
+        Called in the thread that synced the log: it sets one number and touches nothing else.
+        """
         self._synced = max(self._synced, generation)
-        for ino in [i for i, queued in self._queued_in.items() if queued <= self._synced]:
-            del self._queued_in[ino]
 
     def may_give_back(self, ino: int) -> bool:
         """False while the state on stable storage may reach what was queued of this inode."""
-        return ino not in self._queued_in
+        return self._queued_in.get(ino, -1) <= self._synced
 
     def wrote(self, blocks: int) -> None:
         """The live view maps so many blocks more."""

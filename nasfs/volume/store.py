@@ -7,12 +7,13 @@ commit.  It knows nothing of files' data.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -57,6 +58,8 @@ class Store:
         self.writable = access is Access.READ_WRITE
         self.db = schema.connect(path, query_only=not self.writable)
         self._wal_fd: int | None = None
+        self.failure = ""
+        """Why the open transaction can't be trusted any more."""
         try:
             self.epochs = Epochs(0, 0)
             self._load()
@@ -149,6 +152,7 @@ class Store:
             return
         with self.sql_errors():
             self._write_counters()
+        with self.sql_errors(may_retry=True):
             self.db.execute("COMMIT")
 
     def _write_counters(self) -> None:
@@ -176,7 +180,7 @@ class Store:
         try:
             os.fdatasync(self._wal_fd)
         except OSError as exc:
-            raise MediaError(exc.errno or 5, f"sync of {self.path.name}") from exc
+            raise MediaError(exc.errno or errno.EIO, f"sync of {self.path.name}") from exc
 
     def checkpoint_needed(self) -> bool:
         try:
@@ -186,15 +190,15 @@ class Store:
 
     def checkpoint(self) -> None:
         """Move the WAL into meta.db and start it again, if no reader is in the way."""
-        if self.db.in_transaction:
-            return
-        with self.sql_errors():
-            self.db.execute("PRAGMA busy_timeout = 0")
-            try:
-                # RESTART, not TRUNCATE: the WAL must stay the file whose descriptor we sync.
-                self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-            finally:
-                self.db.execute("PRAGMA busy_timeout = 30000")
+        # By a connection of its own: readers on ours go on meanwhile.
+        other = sqlite3.connect(self.path, isolation_level=None, timeout=0)
+        try:
+            # RESTART, not TRUNCATE: the WAL must stay the file whose descriptor we sync.
+            other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        except sqlite3.DatabaseError as exc:
+            self._raise_ours(exc)
+        finally:
+            other.close()
 
     def close(self) -> None:
         if self._wal_fd is not None:
@@ -203,19 +207,28 @@ class Store:
         self.db.close()
 
     @contextmanager
-    def sql_errors(self) -> Iterator[None]:
-        """SQLite's errors as ours."""
+    def sql_errors(self, *, may_retry: bool = False) -> Iterator[None]:
+        """SQLite's errors as ours.
+
+        Args:
+            may_retry: the statement is a whole by itself, so its failure leaves nothing half
+                done; any other failure is noted in `failure`.
+        """
         try:
             yield
-        except sqlite3.OperationalError as exc:
+        except sqlite3.DatabaseError as exc:
+            if not (may_retry and self.db.in_transaction):
+                self.failure = f"{self.path}: {exc}"
+            self._raise_ours(exc)
+
+    def _raise_ours(self, exc: sqlite3.DatabaseError) -> NoReturn:
+        if isinstance(exc, sqlite3.OperationalError):
             code = getattr(exc, "sqlite_errorname", "")
             if code.startswith("SQLITE_FULL"):
-                raise MediaError(28, str(self.path)) from exc
+                raise MediaError(errno.ENOSPC, str(self.path)) from exc
             if code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
-                raise MediaError(5, str(self.path)) from exc
-            raise CorruptionError(str(self.path), str(exc)) from exc
-        except sqlite3.DatabaseError as exc:
-            raise CorruptionError(str(self.path), str(exc)) from exc
+                raise MediaError(errno.EIO, str(self.path)) from exc
+        raise CorruptionError(str(self.path), str(exc)) from exc
 
     # small helpers over the tables
 

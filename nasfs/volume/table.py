@@ -62,12 +62,9 @@ class VersionedTable:
         self._sql_delete = f"DELETE FROM {live} WHERE {where}"
         after = f"(born, {key}) > ({', '.join('?' * (1 + len(spec.key)))})"
         order = f"ORDER BY born, {key} LIMIT ?"
-        self._sql_born_live = (
-            f"SELECT {columns} FROM {live} WHERE born <= ? AND {after} {order}"
-        )
+        self._sql_born_live = f"SELECT {columns} FROM {live} WHERE born <= ? AND {after} {order}"
         self._sql_born_past = (
-            f"SELECT {columns} FROM {past} WHERE born <= ? AND died > ?"
-            f" AND {after} {order}"
+            f"SELECT {columns} FROM {past} WHERE born <= ? AND died > ? AND {after} {order}"
         )
         after_died = f"(died, {key}) > ({', '.join('?' * (1 + len(spec.key)))})"
         self._sql_died = (

@@ -132,6 +132,8 @@ class VolumeStats(msgspec.Struct, frozen=True):
     """Bytes in layers that the live view or a snapshot can reach."""
     live: int
     """The part of `used` that the live view reaches."""
+    available: int
+    """Bytes that can still be written."""
     inodes: int
 
 

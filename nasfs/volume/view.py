@@ -133,10 +133,12 @@ class View(ABC):
 
     def statfs(self) -> VolumeStats:
         counters = self._store.counters
+        used = (counters.live_blocks + counters.snapshot_blocks) * BLOCK
         return VolumeStats(
             size=self._store.size,
-            used=(counters.live_blocks + counters.snapshot_blocks) * BLOCK,
+            used=used,
             live=counters.live_blocks * BLOCK,
+            available=max(self._store.size - used, 0),
             inodes=counters.inodes,
         )
 

@@ -33,7 +33,7 @@ from nasfs.volume.media import Media
 from nasfs.volume.reclaim import Reclaim
 from nasfs.volume.rollback import roll_back
 from nasfs.volume.space import Space
-from nasfs.volume.store import Store
+from nasfs.volume.store import INO_RESERVE, Store
 from nasfs.volume.types import (
     BLOCK,
     LINK_MAX,
@@ -50,6 +50,7 @@ from nasfs.volume.types import (
     Layer,
     Snapshot,
     SnapshotState,
+    VolumeStats,
 )
 from nasfs.volume.view import AsOf, mapped_runs
 
@@ -184,6 +185,12 @@ class Volume(Live):
     @property
     def writable(self) -> bool:
         return not self._read_only_reason
+
+    def statfs(self) -> VolumeStats:
+        """Like a view's, but never more available than the pool's disk has."""
+        stats = super().statfs()
+        free, _ = self._media.free_bytes(self.path)
+        return _replace(stats, available=min(stats.available, free))
 
     def go_read_only(self, reason: str) -> None:
         """Refuse every change from now on; what was not committed is dropped."""
@@ -387,6 +394,9 @@ class Volume(Live):
         self._commit_metadata()
 
     def _commit_metadata(self) -> None:
+        self._check_failure()
+        if self._store.db.in_transaction and self._store.inos_left() < INO_RESERVE // 2:
+            self._store.reserve_inos()  # so that hardly ever a create has to wait for it
         try:
             self._store.commit()
         except MediaError:
@@ -414,7 +424,7 @@ class Volume(Live):
         """Everything that returned before is durable on return."""
         if not self.writable:
             return
-        self.dirty_data().run()
+        self._layers.take_unsynced().run()
         self._commit_metadata()
         self.sync_log()
         if self.checkpoint_needed():
@@ -464,7 +474,7 @@ class Volume(Live):
         snap_group: str = "",
     ) -> Snapshot:
         """A snapshot of everything that returned before; durable and immutable on return."""
-        self.dirty_data().run()
+        self._layers.take_unsynced().run()
         snapshot = self.seal_nowait(name, guid=guid, time_ns=time_ns, snap_group=snap_group)
         self.sync_log()
         return snapshot
@@ -603,8 +613,14 @@ class Volume(Live):
 
     # small parts
 
+    def _check_failure(self) -> None:
+        """A statement that failed may have left half an operation: back to the last commit."""
+        if self._store.failure and self.writable:
+            self.go_read_only(self._store.failure)
+
     def _begin(self) -> int:
         """Every change begins here: allowed?  Returns the time to stamp."""
+        self._check_failure()
         if self._read_only_reason:
             raise FsError(errno.EROFS, f"volume {self.name} is read-only: {self._read_only_reason}")
         self._store.begin()
