@@ -1,0 +1,246 @@
+"""The group commit of a mounted volume: making changes durable while requests go on.
+
+Theory of operation.  Changes run on the event loop without an ``await`` in their middle, after
+they found the gate open.  So closing the gate takes no waiting: nothing is half done.  A round is
+
+1. data written so far is synced in a thread, requests go on;
+2. the gate closes: changes wait, reads go on;
+3. what was written during (1) is synced in a thread: little, however busy the volume is;
+4. metadata is committed, or a snapshot sealed, on the loop: one instant for the whole volume;
+5. the gate opens;
+6. the log is synced in a thread; then everybody who asked before (4) is answered.
+
+Data is durable before metadata that names it, and nothing is acknowledged before (6).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import trio
+
+from nasfs.errors import Failed, NasError
+from nasfs.volume import CorruptionError, MediaError, Volume
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_PASSES = 4
+SHORT_S = 0.05
+"""A sync as short as this leaves so little behind that the gate may close for the rest."""
+
+
+class Gate:
+    """Lets changes through, or holds them for the short moment of a commit."""
+
+    def __init__(self) -> None:
+        self._opened: trio.Event | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        return self._opened is not None
+
+    async def wait_open(self) -> None:
+        """On return the gate is open, and stays so until the caller's next ``await``."""
+        while self._opened is not None:
+            await self._opened.wait()
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        assert self._opened is None, "one round at a time"
+        self._opened = opened = trio.Event()
+        try:
+            yield
+        finally:
+            self._opened = None
+            opened.set()
+
+
+class _Job:
+    """Something that is done at the instant of a commit."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.work = work
+        self.error: NasError | None = None
+
+
+class _Round:
+    """Those who wait for the same commit."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: NasError | None = None
+        self.jobs: list[_Job] = []
+
+    async def wait(self) -> None:
+        await self.done.wait()
+        if self.error is not None:
+            # each waiter raises its own: one exception object in many tasks mixes tracebacks up
+            raise _copy(self.error) from self.error
+
+
+class Committer:
+    """The one task that commits a volume.  `run` it in a nursery; everybody else asks it."""
+
+    def __init__(self, volume: Volume, gate: Gate, *, interval_s: float = 5.0) -> None:
+        self._volume = volume
+        self._gate = gate
+        self._interval_s = interval_s
+        self._next = _Round()
+        self._last: _Round | None = None
+        self._wanted = trio.Event()
+        self._committed = trio.Event()
+        self._threads = trio.CapacityLimiter(2)
+        self.rounds = 0
+        """Rounds that ended well, for statistics."""
+
+    async def commit(self) -> None:
+        """Every change made before this call is durable on return.
+
+        Raises:
+            MediaError: the disk refused, now or so that the volume is read-only since.
+        """
+        if self._volume.changed or not self._volume.writable:
+            await self._join().wait()
+        elif self._last is not None:  # all is committed, but the log may not be synced yet
+            await self._last.wait()
+
+    async def at_commit(self, work: Callable[[], T]) -> T:
+        """Run *work* at the instant of a commit: all data synced, no change under way.
+
+        What it changed is durable on return, with everything that returned before this call.
+        *work* is short; it may call `seal_nowait`.
+
+        Raises:
+            MediaError: the disk refused.
+            NasError: what *work* raised.
+        """
+        round_ = self._join()
+        results: list[T] = []
+        job = _Job(lambda: results.append(work()))
+        round_.jobs.append(job)
+        await round_.wait()
+        if job.error is not None:
+            raise job.error
+        return results[0]
+
+    async def run(self) -> None:
+        """Commit whenever somebody waits for it, and every `interval_s` seconds if need be."""
+        while True:
+            with trio.move_on_after(self._interval_s):
+                await self._wanted.wait()
+            if self._wanted.is_set() or self._volume.changed:
+                await self._run_round()
+
+    async def run_reclaim(self) -> None:
+        """After each commit give back, in small steps, what no view can reach any more."""
+        while True:
+            committed = self._committed
+            await self._gate.wait_open()
+            while self._reclaim_step():
+                await trio.lowlevel.checkpoint()
+                await self._gate.wait_open()
+            await committed.wait()
+
+    def _reclaim_step(self) -> bool:
+        try:
+            return self._volume.reclaim_step()
+        except MediaError as exc:  # out of space, for instance: the next commit tries again
+            log.error("reclaim waits for the next commit: %s", exc)
+        except Exception as exc:
+            log.critical("reclaim failed", exc_info=True)
+            self._volume.go_read_only(f"reclaim failed: {exc}")
+        return False
+
+    def _join(self) -> _Round:
+        self._wanted.set()
+        return self._next
+
+    async def _run_round(self) -> None:
+        self._wanted = trio.Event()
+        self._last = round_ = self._next
+        try:
+            if not self._volume.writable:
+                raise MediaError(errno.EIO, "the volume went read-only; its last changes are lost")
+            await self._sync_in_passes()
+            with self._gate.closed():
+                await self._sync_data()
+                self._begin_next()
+                self._commit_nowait(round_)
+                if self._volume.checkpoint_needed():
+                    await self._in_thread(self._volume.checkpoint)
+            await self._sync_log()
+            self.rounds += 1
+        except NasError as exc:
+            log.error("commit failed: %s", exc)
+            round_.error = exc
+        except Exception as exc:
+            log.critical("commit failed", exc_info=True)
+            self._volume.go_read_only(f"commit failed: {exc}")
+            round_.error = Failed(f"commit failed: {exc}")
+        except BaseException:
+            round_.error = Failed("the mount ended during the commit")
+            raise
+        finally:
+            if self._next is round_:
+                self._begin_next()
+            round_.done.set()
+            self._committed.set()
+            self._committed = trio.Event()
+
+    def _begin_next(self) -> None:
+        """Who asks from here on is not in the round that runs."""
+        self._next = _Round()
+        self._wanted = trio.Event()
+
+    async def _sync_in_passes(self) -> None:
+        """Sync until little is left, so that the gate is closed for a short time only."""
+        for _ in range(MAX_PASSES):
+            began = trio.current_time()
+            await self._sync_data()
+            if trio.current_time() - began < SHORT_S:
+                return
+
+    def _commit_nowait(self, round_: _Round) -> None:
+        for job in round_.jobs:
+            try:
+                job.work()
+            except (MediaError, CorruptionError):
+                raise
+            except NasError as exc:  # of that job alone: a name that is taken, for instance
+                job.error = exc
+        if self._volume.changed:
+            self._volume.commit_nowait()
+
+    async def _sync_data(self) -> None:
+        work = self._volume.dirty_data()
+        if not work.count:
+            return
+        try:
+            await self._in_thread(work.run)
+        except MediaError as exc:
+            # The host has dropped pages it could not write, and a second sync would not tell.
+            self._volume.go_read_only(f"file data could not be written: {exc}")
+            raise
+
+    async def _sync_log(self) -> None:
+        try:
+            await self._in_thread(self._volume.sync_log)
+        except MediaError as exc:
+            self._volume.go_read_only(f"the log could not be written: {exc}")
+            raise
+
+    async def _in_thread(self, work: Callable[[], object]) -> None:
+        # Not cancellable: the thread would go on with nobody waiting for what it did.
+        await trio.to_thread.run_sync(work, limiter=self._threads)
+
+
+def _copy(error: NasError) -> NasError:
+    if isinstance(error, MediaError):
+        return MediaError(error.errno, error.where, error.hint)
+    return Failed(str(error), error.hint)

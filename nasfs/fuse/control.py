@@ -1,0 +1,266 @@
+"""The control socket of a mount: snapshots and statistics for the daemon and the command.
+
+One JSON object per line: a request `{"op": NAME, ...}`, an answer `{"ok": true, "result": ...}`
+or `{"ok": false, "error": {"message", "hint", "exit_code"}}`.  Requests are typed; each type has
+its own function.  The socket belongs to the owner of the mount process alone (mode 0600).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from nasfs.errors import ConfigError, Failed, NasError, Refused, Unreachable
+
+log = logging.getLogger(__name__)
+
+MAX_LINE = 1 << 20
+"""Bytes of the longest request that is read."""
+
+
+class Request(msgspec.Struct, tag_field="op", forbid_unknown_fields=True, frozen=True):
+    """Root of the requests; the field "op" tells which one it is."""
+
+
+class Ping(Request, tag="ping", frozen=True):
+    """Who serves this mount."""
+
+
+class Stats(Request, tag="stats", frozen=True):
+    """What the volume holds, and what the mount has done."""
+
+
+class Commit(Request, tag="commit", frozen=True):
+    """Make everything durable."""
+
+
+class TakeSnapshot(Request, tag="snapshot", frozen=True):
+    """Seal; the answer is the durable snapshot."""
+
+    name: str
+    guid: str | None = None
+    time_ns: int | None = None
+    snap_group: str = ""
+
+
+class RenameSnapshot(Request, tag="snapshot_rename", frozen=True):
+    name: str
+    new_name: str
+
+
+class DestroySnapshots(Request, tag="snapshot_destroy", frozen=True):
+    """All of them or, if one is missing or held, none."""
+
+    names: list[str]
+
+
+class Hold(Request, tag="hold", frozen=True):
+    name: str
+    owner: str
+    reason: str = ""
+
+
+class Release(Request, tag="release", frozen=True):
+    name: str
+    owner: str
+
+
+class Stop(Request, tag="stop", frozen=True):
+    """Make everything durable, answer, unmount and end."""
+
+
+AnyRequest = (
+    Ping | Stats | Commit | TakeSnapshot | RenameSnapshot | DestroySnapshots | Hold | Release | Stop
+)
+
+Handlers = Mapping[type[Any], Callable[[Any], Awaitable[object]]]
+"""For each request type the function that answers it, with JSON or a msgspec struct."""
+
+
+class ControlSocket:
+    """A listening UNIX socket and its file; one that a killed process left is replaced.
+
+    Raises:
+        Failed: the file cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            os.fchmod(self.socket.fileno(), 0o600)  # bind gives it to the file
+            with _directory(path) as directory:
+                fresh = f"{directory}/.{os.getpid()}.new"
+                self.socket.bind(fresh)
+                self.socket.listen(64)
+                self._stat = os.stat(fresh)
+                os.rename(fresh, f"{directory}/{path.name}")
+        except OSError as exc:
+            self.socket.close()
+            raise Failed(f"the control socket {path} cannot be made: {exc.strerror}") from exc
+
+    def close(self) -> None:
+        """Stop listening and remove the file, unless another process has replaced it."""
+        self.socket.close()
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._path), self._stat):
+                self._path.unlink()
+
+
+class ControlServer:
+    """Answers requests on a UNIX socket.
+
+    Args:
+        handlers: one for every type in `AnyRequest`.
+        on_stopped: called when a `Stop` was carried out and answered.
+    """
+
+    def __init__(
+        self, listening: ControlSocket, handlers: Handlers, on_stopped: Callable[[], None]
+    ) -> None:
+        self._listening = listening
+        self._handlers = handlers
+        self._on_stopped = on_stopped
+        self._decoder = msgspec.json.Decoder(AnyRequest)
+
+    async def serve(self) -> None:
+        """Answer until cancelled."""
+        sock = trio.socket.from_stdlib_socket(self._listening.socket.dup())
+        await trio.serve_listeners(self._serve_one, [trio.SocketListener(sock)])
+
+    async def _serve_one(self, stream: trio.SocketStream) -> None:
+        buffer = bytearray()
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while chunk := await stream.receive_some():
+                buffer += chunk
+                while (end := buffer.find(b"\n")) >= 0:
+                    line = bytes(buffer[:end])
+                    del buffer[: end + 1]
+                    request, answer = await self._answer(line)
+                    await stream.send_all(answer + b"\n")
+                    if isinstance(request, Stop):
+                        self._on_stopped()
+                if len(buffer) > MAX_LINE:
+                    await stream.send_all(_error("the request is too long", exit_code=2) + b"\n")
+                    return
+
+    async def _answer(self, line: bytes) -> tuple[Request | None, bytes]:
+        """The request, if it was carried out, and the answer."""
+        try:
+            request = self._decoder.decode(line)
+            result = await self._handlers[type(request)](request)
+            return request, msgspec.json.encode({"ok": True, "result": result})
+        except msgspec.MsgspecError as exc:
+            return None, _error(f"bad request: {exc}", exit_code=2)
+        except NasError as exc:
+            return None, _error(str(exc), hint=exc.hint, exit_code=exc.exit_code)
+        except Exception as exc:
+            log.exception("control request failed")
+            return None, _error(f"internal error: {exc!r}")
+
+
+def _error(message: str, *, hint: str = "", exit_code: int = 1) -> bytes:
+    error = {"message": message, "hint": hint, "exit_code": exit_code}
+    return msgspec.json.encode({"ok": False, "error": error})
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[str]:
+    """A short name for the directory of *path*: socket addresses end at 107 bytes."""
+    fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+class ControlClient:
+    """Asks a mount process; for callers that may block.
+
+    Args:
+        timeout_s: how long one answer may take in all.
+    """
+
+    def __init__(self, path: Path, *, timeout_s: float = 60.0) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def call(self, op: str, **args: object) -> Any:
+        """The result of one request.
+
+        Raises:
+            Unreachable: nobody listens, or no answer came in time.
+            Failed, Refused, ConfigError: what the mount process answered.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.settimeout(self._timeout_s)
+                with _directory(self._path) as directory:
+                    sock.connect(f"{directory}/{self._path.name}")
+                sock.sendall(msgspec.json.encode({"op": op, **args}) + b"\n")
+                line = _receive_line(sock, deadline)
+        except TimeoutError as exc:
+            raise Unreachable(
+                f"the mount did not answer within {self._timeout_s:g} s ({self._path})"
+            ) from exc
+        except OSError as exc:
+            raise Unreachable(
+                f"no mount answers at {self._path}: {exc.strerror}",
+                hint="is the volume mounted? see: nasfs volume show",
+            ) from exc
+        return _result(line)
+
+
+def _receive_line(sock: socket.socket, deadline: float) -> bytes:
+    buffer = bytearray()
+    while not buffer.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
+        chunk = sock.recv(65_536)
+        if not chunk:
+            raise ConnectionResetError(errno.ECONNRESET, "it ended before it answered")
+        buffer += chunk
+    return bytes(buffer)
+
+
+class _Error(msgspec.Struct):
+    message: str
+    hint: str
+    exit_code: int
+
+
+class _Answer(msgspec.Struct):
+    ok: bool
+    result: Any = None
+    error: _Error | None = None
+
+
+_ERRORS: Mapping[int, type[Failed | ConfigError | Refused | Unreachable]] = {
+    2: ConfigError,
+    3: Refused,
+    4: Unreachable,
+}
+
+
+def _result(line: bytes) -> Any:
+    try:
+        answer = msgspec.json.decode(line, type=_Answer)
+    except msgspec.MsgspecError as exc:
+        raise Failed(f"the mount answered what we do not understand: {exc}") from exc
+    if answer.ok:
+        return answer.result
+    error = answer.error or _Error("the mount did not say what failed", "", 1)
+    raise _ERRORS.get(error.exit_code, Failed)(error.message, error.hint)

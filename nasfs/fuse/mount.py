@@ -1,0 +1,283 @@
+"""The mount process: from opening the volume to the moment when everything is durable.
+
+pyfuse3 holds one session per process, so each mounted volume has a process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import pyfuse3
+import trio
+
+import nasfs
+from nasfs.errors import Failed
+from nasfs.fuse import background
+from nasfs.fuse.commit import Committer, Gate
+from nasfs.fuse.control import ControlServer, ControlSocket
+from nasfs.fuse.mountpoint import (
+    FSTYPE,
+    announce,
+    detach_dead,
+    find_mount,
+    fusermount,
+    is_dead,
+    prepare_mountpoint,
+    resolve,
+    wait_end,
+    watch,
+)
+from nasfs.fuse.operations import Operations, Writer
+from nasfs.fuse.service import Service
+from nasfs.fuse.snapdir import Trees
+from nasfs.volume import Access, open_volume
+
+log = logging.getLogger(__name__)
+
+MAX_REQUESTS = 512
+"""Requests under way at once.  Those that wait for a commit must not keep reads from a place."""
+
+IDLE_TASKS = 8
+
+
+def run_mount(
+    volume_path: Path,
+    mountpoint: Path,
+    *,
+    snapshot: str | None = None,
+    control: Path | None = None,
+    fsname: str,
+    commit_interval_s: float = 5.0,
+    on_ready: Callable[[], None] | None = None,
+    allow_other: bool = True,
+) -> None:
+    """Mount a volume and serve it until it is unmounted, stopped or signalled.
+
+    Everything is durable on return.  SIGTERM and SIGINT unmount; files that are open then fail.
+
+    Args:
+        snapshot: mount read-only as of this snapshot, beside whoever owns the volume.
+        control: where to listen for `ControlClient`; the directory must exist.  Not used with
+            *snapshot*.
+        fsname: the source that mount tables show.
+        commit_interval_s: seconds after which everything is made durable unasked.
+        on_ready: called when requests are being served.
+        allow_other: let other users than the mounting one in.
+
+    Raises:
+        Failed: the mount point or the volume cannot be used, or what was written last could not
+            be made durable.
+    """
+    path = prepare_mountpoint(mountpoint)
+    _allow_many_files()
+    access = Access.READ_WRITE if snapshot is None else Access.READ_ONLY
+    with ExitStack() as stack:  # its end, from below: durable, then unmounted, then announced
+        ending = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        kernel = stack.enter_context(_KernelMount())
+        volume = open_volume(volume_path, access)
+        stack.callback(volume.close)
+        if snapshot is None:
+            trees = Trees.live(volume)
+            gate = Gate()
+            writer = Writer(gate, Committer(volume, gate, interval_s=commit_interval_s))
+        else:
+            trees = Trees.as_of(volume.view(volume.snapshot(snapshot).epoch))
+            writer = None
+        operations = Operations(volume, trees, writer)
+        stack.callback(operations.release_all)
+        server = None
+        if control is not None and writer is not None:
+            listening = ControlSocket(control)
+            stack.callback(listening.close)
+            service = Service(volume, path, trees, writer.committer)
+            server = ControlServer(listening, service.handlers(), pyfuse3.terminate)
+        kernel.open(operations, path, _options(fsname, allow_other, read_only=writer is None))
+        announce(ending, path)
+        log.info("mounted %s at %s", fsname, path)
+        trio.run(_serve, operations, writer, server, on_ready)
+    log.info("unmounted %s", path)
+
+
+class _KernelMount:
+    """The mount itself; its end unmounts, if need be with files still open."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+
+    def __enter__(self) -> _KernelMount:
+        return self
+
+    def open(self, operations: Operations, path: Path, options: set[str]) -> None:
+        try:
+            pyfuse3.init(operations, str(path), options)
+        except RuntimeError as exc:
+            raise Failed(
+                f"mounting at {path} failed: {exc}", hint="is /dev/fuse there, and allowed?"
+            ) from exc
+        self._is_open = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_open:
+            pyfuse3.close(unmount=True)
+
+
+def _options(fsname: str, allow_other: bool, *, read_only: bool) -> set[str]:
+    source = fsname.encode("ascii", "backslashreplace").decode()  # pyfuse3 takes nothing else
+    source = source.replace("\\", "\\\\").replace(",", "\\,")
+    options = {f"fsname={source}", "subtype=nasfs", "default_permissions"}
+    if allow_other:
+        options.add("allow_other")
+    if read_only:
+        options.add("ro")
+    if os.geteuid() == 0:
+        options |= {"dev", "suid"}
+    return options
+
+
+def _allow_many_files() -> None:
+    """The engine keeps descriptors of thousands of layers open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(
+    operations: Operations,
+    writer: Writer | None,
+    server: ControlServer | None,
+    on_ready: Callable[[], None] | None,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_terminate_on_signal)
+        if writer is not None:
+            nursery.start_soon(writer.committer.run)
+            nursery.start_soon(writer.committer.run_reclaim)
+        if server is not None:
+            nursery.start_soon(server.serve)
+        if on_ready is not None:
+            nursery.start_soon(_tell_ready, operations, on_ready)
+        await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MAX_REQUESTS)
+        nursery.cancel_scope.cancel()
+
+
+async def _tell_ready(operations: Operations, on_ready: Callable[[], None]) -> None:
+    await operations.started.wait()
+    on_ready()
+
+
+async def _terminate_on_signal() -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("%s: unmounting", signal.Signals(number).name)
+            pyfuse3.terminate()
+
+
+def mount_in_background(
+    volume_path: Path,
+    mountpoint: Path,
+    *,
+    snapshot: str | None = None,
+    control: Path | None = None,
+    fsname: str,
+    commit_interval_s: float = 5.0,
+    allow_other: bool = True,
+    log_file: Path | None = None,
+    timeout_s: float = 60.0,
+) -> int:
+    """`run_mount` in a process of its own, which outlives the caller; returns when it serves.
+
+    The process is a fresh interpreter in a session of its own and inherits nothing but the
+    environment; it logs to *log_file*, or to syslog.
+
+    Returns:
+        Its process number.
+
+    Raises:
+        Failed, Refused, ...: why it did not come up, as `run_mount` says it.
+    """
+    order = background.Order(
+        volume_path=str(volume_path.absolute()),
+        mountpoint=str(mountpoint.absolute()),
+        snapshot=snapshot,
+        control=None if control is None else str(control.absolute()),
+        fsname=fsname,
+        commit_interval_s=commit_interval_s,
+        allow_other=allow_other,
+        log_file=None if log_file is None else str(log_file.absolute()),
+    )
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0) as reports:
+        try:
+            process = _start(order, writing)
+        finally:
+            os.close(writing)
+        report = b""
+        ready = select.poll()
+        ready.register(reading, select.POLLIN)
+        while not report.endswith(b"\n"):
+            if not ready.poll(timeout_s * 1000):
+                os.killpg(process.pid, signal.SIGKILL)
+                raise Failed(f"the mount process did not serve {mountpoint} within {timeout_s:g} s")
+            chunk = reports.read(65_536)
+            if not chunk:
+                break
+            report += chunk
+    process.wait()
+    return background.outcome(report)
+
+
+def _start(order: background.Order, report_fd: int) -> subprocess.Popen[bytes]:
+    package = str(Path(nasfs.__file__).resolve().parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            background.__name__,
+            str(report_fd),
+            msgspec.json.encode(order).decode(),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[report_fd],
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package, inherited]))},
+        start_new_session=True,
+    )
+
+
+def unmount(mountpoint: Path, *, timeout_s: float = 300.0) -> None:
+    """Unmount, and return when the mount process has made everything durable.
+
+    Raises:
+        Failed: nothing of ours is mounted there, it is in use, or the process took too long.
+    """
+    path = resolve(mountpoint)
+    mount = find_mount(path)
+    if mount is None or mount.fstype != FSTYPE:
+        raise Failed(f"no nasfs volume is mounted at {path}")
+    if is_dead(mount):
+        detach_dead(path)
+        return
+    connection = watch(mount)
+    try:
+        fusermount("-u", path=path)
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
+    if connection is None:
+        log.warning("%s: its process cannot be waited for", path)
+    elif not wait_end(connection, timeout_s):
+        raise Failed(f"{path} is unmounted, but its process is not done after {timeout_s:g} s")

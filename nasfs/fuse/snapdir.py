@@ -1,0 +1,173 @@
+"""`.snapshots/NAME/`: the sealed snapshots of a mounted volume, read-only, beside the live view.
+
+The directory can be reached by its name at the mount's root and is not listed there.  It knows
+which tree an inode number belongs to: the live view's numbers are below 2**40, a snapshot's
+have its epoch above them, and the directory itself has a number that no file is given.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+import pyfuse3
+
+from nasfs.fuse.tree import Entry, Tree, ViewTree, to_entry
+from nasfs.volume import FsError, NoSuchSnapshot, Snapshot, View, Volume
+from nasfs.volume.types import INO_BITS, ROOT_INO, Epoch
+
+SNAPSHOTS_NAME = b".snapshots"
+SNAPSHOTS_INO = 2
+FIRST_SNAPSHOT_NUMBER = 1 << INO_BITS
+
+NAME_S = 1.0
+"""Seconds that the kernel may keep the name of a snapshot: it can be destroyed or renamed."""
+
+_FIRST_COOKIE = 2
+"""Cookies up to it are those of "." and ".."."""
+
+
+def to_bytes(name: str) -> bytes:
+    """The name of a snapshot as the kernel has it."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+class SnapshotTree(ViewTree):
+    """A snapshot below `.snapshots/NAME`."""
+
+    def __init__(self, volume: Volume, epoch: Epoch, directory: SnapshotDirectory) -> None:
+        super().__init__(volume.view(epoch), base=epoch << INO_BITS, above=SNAPSHOTS_INO)
+        self._directory = directory
+
+    def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
+        if name == b".." and number == self._base | ROOT_INO:
+            return self._directory.getattr(SNAPSHOTS_INO)
+        return super().lookup(number, name)
+
+
+class LiveTree(ViewTree):
+    """The live view, with `.snapshots` in its root."""
+
+    def __init__(self, volume: Volume, directory: SnapshotDirectory) -> None:
+        super().__init__(volume)
+        self._directory = directory
+
+    def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
+        if name == SNAPSHOTS_NAME and number == ROOT_INO:
+            return self._directory.getattr(SNAPSHOTS_INO)
+        return super().lookup(number, name)
+
+
+class SnapshotDirectory:
+    """The tree that is the directory `.snapshots` itself and nothing else."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+
+    def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
+        if name == b".":
+            return self.getattr(number)
+        if name == b"..":
+            return to_entry(self._volume.getattr(ROOT_INO))
+        for snapshot in self._volume.snapshots():
+            if to_bytes(snapshot.name) == name:
+                return self._entry(snapshot)
+        raise FsError(errno.ENOENT)  # unlike an entry of 0, it is not remembered
+
+    def getattr(self, number: int) -> pyfuse3.EntryAttributes:
+        snapshots = self._volume.snapshots()
+        root = self._volume.getattr(ROOT_INO)
+        entry = to_entry(root)
+        entry.st_ino = pyfuse3.InodeT(number)
+        entry.generation = 0
+        entry.attr_timeout = 0
+        entry.st_mode = pyfuse3.ModeT(stat.S_IFDIR | 0o555)
+        entry.st_nlink = 2 + len(snapshots)
+        entry.st_uid = entry.st_gid = entry.st_size = entry.st_blocks = 0
+        changed = snapshots[-1].time_ns if snapshots else root.btime_ns
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = changed
+        return entry
+
+    def parent(self, number: int) -> int:
+        return ROOT_INO
+
+    def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
+        found = [s for s in self._volume.snapshots() if s.epoch + _FIRST_COOKIE > after]
+        return [
+            Entry(to_bytes(s.name), s.epoch + _FIRST_COOKIE, self._entry(s)) for s in found[:limit]
+        ]
+
+    def _entry(self, snapshot: Snapshot) -> pyfuse3.EntryAttributes:
+        root = self._volume.view(snapshot.epoch).getattr(ROOT_INO)
+        entry = to_entry(root, snapshot.epoch << INO_BITS)
+        entry.entry_timeout = NAME_S
+        return entry
+
+    def readlink(self, number: int) -> bytes:
+        raise FsError(errno.EINVAL)
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        raise FsError(errno.EISDIR)
+
+    def getxattr(self, number: int, name: bytes) -> bytes:
+        raise FsError(errno.ENODATA)
+
+    def listxattr(self, number: int) -> list[bytes]:
+        return []
+
+
+class SnapshotTrees:
+    """The snapshots' trees of a live mount, made when they are first asked for."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self.directory = SnapshotDirectory(volume)
+        self._trees: dict[int, SnapshotTree] = {}
+
+    def of(self, number: int) -> SnapshotTree:
+        epoch = number >> INO_BITS
+        tree = self._trees.get(epoch)
+        if tree is None:
+            try:
+                tree = SnapshotTree(self._volume, Epoch(epoch), self.directory)
+            except NoSuchSnapshot as exc:
+                raise FsError(errno.ESTALE) from exc
+            self._trees[epoch] = tree
+        return tree
+
+    def forget(self, epoch: Epoch) -> None:
+        """The snapshot was destroyed: its numbers are stale from now on."""
+        self._trees.pop(epoch, None)
+
+
+class Trees:
+    """All trees of one mount, by inode number."""
+
+    def __init__(self, root: Tree, snapshots: SnapshotTrees | None) -> None:
+        self._root = root
+        self._snapshots = snapshots
+
+    @classmethod
+    def live(cls, volume: Volume) -> Trees:
+        """The live view at the root, the snapshots below `.snapshots`."""
+        snapshots = SnapshotTrees(volume)
+        return cls(LiveTree(volume, snapshots.directory), snapshots)
+
+    @classmethod
+    def as_of(cls, view: View) -> Trees:
+        """One snapshot at the root, with the inode numbers of the live view, and nothing else."""
+        return cls(ViewTree(view), None)
+
+    def of(self, number: int) -> Tree:
+        """The tree that a number belongs to; ESTALE if its snapshot is gone."""
+        if number < FIRST_SNAPSHOT_NUMBER:
+            if number == SNAPSHOTS_INO and self._snapshots is not None:
+                return self._snapshots.directory
+            return self._root
+        if self._snapshots is None:
+            raise FsError(errno.ESTALE)
+        return self._snapshots.of(number)
+
+    def forget_snapshot(self, epoch: Epoch) -> None:
+        if self._snapshots is not None:
+            self._snapshots.forget(epoch)
