@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
+from nasfs.volume.errors import CorruptionError
 from nasfs.volume.types import REGION_BLOCKS, Layer, Run
 
 LeafValue = int | bytes
@@ -25,6 +26,8 @@ def expand(value: LeafValue) -> array[int]:
     """The 1,024 layer numbers of a leaf value."""
     if isinstance(value, int):
         return array("I", [value]) * REGION_BLOCKS
+    if len(value) != 4 * REGION_BLOCKS:
+        raise CorruptionError("a leaf row", f"its map has {len(value)} bytes")
     layers = array("I")
     layers.frombytes(value)
     if sys.byteorder == "big":  # pragma: no cover

@@ -62,13 +62,23 @@ def check_volume(path: Path, progress: Callable[[str], None] = lambda step: None
         findings: list[Finding] = []
         for number, title, check in CHECKS:
             progress(title)
-            findings += [Finding(number, detail) for detail in check(subject)]
+            findings += _findings(number, check, subject)
         return findings
     except sqlite3.DatabaseError as exc:
         raise CorruptionError(str(path / "meta.db"), str(exc)) from exc
     finally:
         layers.close_all()
         store.close()
+
+
+def _findings(
+    number: str, check: Callable[[_Subject], Iterator[str]], subject: _Subject
+) -> Iterator[Finding]:
+    try:
+        for detail in check(subject):
+            yield Finding(number, detail)
+    except CorruptionError as exc:  # so broken that this check can't go on; others still may
+        yield Finding(number, str(exc))
 
 
 def _database(subject: _Subject) -> Iterator[str]:
