@@ -12,9 +12,10 @@ import errno
 import msgspec
 
 from nasfs.volume.errors import FsError
+from nasfs.volume.files import DIR_SIZE
 from nasfs.volume.rollback import roll_back
 from nasfs.volume.types import BLOCK, INO_BITS, ROOT_INO, Epoch, Ino, Inode, Layer, Snapshot
-from nasfs.volume.volume import DIR_SIZE, Volume
+from nasfs.volume.volume import Volume
 
 _replace = msgspec.structs.replace
 
