@@ -114,11 +114,13 @@ def _decode_cursor(cursor: bytes) -> _RowCursor | _ExtentCursor | None:
 
 def _row_batches(delta: Delta, after: RowPosition | None) -> Iterator[RowBatch]:
     rows: list[Row] = []
+    room = BYTES_A_BATCH
     for change in delta.rows(after):
         rows.append(_row(change))
-        if len(rows) == ROWS_A_BATCH:
+        room -= sum(len(value) for value in change.row if isinstance(value, bytes))
+        if len(rows) == ROWS_A_BATCH or room <= 0:
             yield RowBatch(tuple(rows), msgspec.msgpack.encode(_RowCursor(change.position)))
-            rows.clear()
+            rows, room = [], BYTES_A_BATCH
     if rows:
         yield RowBatch(tuple(rows), msgspec.msgpack.encode(_ExtentCursor(None)))
 

@@ -208,3 +208,20 @@ def test_one_changed_block_of_a_large_file_is_one_block(pair: tuple[Path, Path])
     assert source.total(first, second) == Amount(rows=1, bytes=BLOCK)
     assert [(extent.offset, extent.length) for extent in data[0].extents] == [(33 << 20, BLOCK)]
     source.close()
+
+
+def test_large_attributes_travel_in_batches_that_fit_a_frame(pair: tuple[Path, Path]) -> None:
+    active, passive = pair
+    with open_volume(active) as volume:
+        for number in range(100):
+            ino = volume.mknod(ROOT_INO, b"%d" % number, stat.S_IFREG | 0o644, uid=0, gid=0).ino
+            volume.setxattr(ino, b"user.large", bytes(60_000))
+        sealed = volume.seal("one")
+    source, sink = VolumeSource(active), VolumeSink(passive)
+    for batch in source.read_delta(None, sealed.guid, b""):
+        assert isinstance(batch, RowBatch)
+        assert sum(len(getattr(row, "value", b"")) for row in batch.rows) < 2 << 20
+    transfer(source, sink, None, SnapshotRef(sealed.guid, "one", sealed.time_ns, ""))
+    sink.close()
+    source.close()
+    assert check_volume(passive) == []

@@ -1,0 +1,223 @@
+"""A conversation with the peer: messages over a stream, in the order that `session` allows."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from importlib import metadata
+from types import TracebackType
+from typing import TypeVar
+
+from nasfs.errors import NasError
+
+from .endpoint import PeerIdentity
+from .errors import PeerUnreachable, RemoteProtocolError, ReplicationError, VersionMismatch
+from .refusal import to_error, to_refusal
+from .session import AT_REST, Session, Side, State
+from .transport import TlsStream
+from .wire import PROTOCOL, Codec, Hello, Message, Ping, Refusal, kind_of
+
+LINGER_S = 2.0
+"""How long the peer gets to read a refusal before the connection closes (seconds)."""
+
+M = TypeVar("M", bound=Message)
+
+
+class Connection:
+    """Messages to and from one peer.
+
+    One thread may send while another receives.  A heartbeat thread, from `greet` to `close`,
+    says Ping when nothing else was said for a quarter of the time-out, so that a side that works
+    for long (it rolls back, it compares) is not taken for dead.
+
+    Args:
+        level: of zstandard for what is sent, 0 to 19; 0 is off.
+    """
+
+    def __init__(self, stream: TlsStream, side: Side, *, level: int = 0) -> None:
+        self._stream = stream
+        self._codec = Codec(level=level)
+        self._session = Session(side)
+        self._sending = threading.Lock()
+        self._state = threading.Lock()
+        self._closing = threading.Event()
+        self._heartbeat = threading.Thread(target=self._keep_alive, name="heartbeat", daemon=True)
+        self._spoke = time.monotonic()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def peer(self) -> str:
+        return self._stream.peer
+
+    @property
+    def authenticated(self) -> bool:
+        """The peer proved to own the pinned certificate."""
+        return self._stream.authenticated
+
+    @property
+    def certificate(self) -> bytes | None:
+        """What the peer showed (DER), if anything."""
+        return self._stream.certificate
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes sent so far, frames and all, before encryption."""
+        return self._stream.sent
+
+    @property
+    def wire_bytes_received(self) -> int:
+        return self._stream.received
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is under way: the client may go away now."""
+        return self._session.state in AT_REST and self._codec.idle
+
+    def greet(self, ours: Hello) -> Hello:
+        """Exchange greetings, before anything else.
+
+        Raises:
+            VersionMismatch: both sides find out, whichever is newer.
+            NotAuthenticated: the server did not like our certificate.
+        """
+        if self._session.side is Side.CLIENT:
+            # The server may have closed already; what it last said tells why, so we go and read.
+            with contextlib.suppress(PeerUnreachable):
+                self.send(ours)
+            theirs = self.expect(Hello)
+        else:
+            theirs = self.expect(Hello)
+            self.send(ours)
+        if theirs.protocol != ours.protocol:
+            raise VersionMismatch(ours=ours.protocol, theirs=theirs.protocol)
+        self._heartbeat.start()
+        return theirs
+
+    def send(self, message: Message) -> int:
+        """Send one message; the bytes that it took.
+
+        Raises:
+            PeerUnreachable: the connection is broken.
+            LocalProtocolError: not now, or too large.
+        """
+        with self._sending:
+            return self._send(message)
+
+    def _send(self, message: Message) -> int:
+        with self._state:
+            self._session.sent(kind_of(message))
+        frame = self._codec.encode(message)
+        self._stream.send(frame)
+        self._spoke = time.monotonic()
+        return len(frame)
+
+    def receive(self) -> Message:
+        """The next message that is not a Ping.
+
+        Raises:
+            PeerUnreachable: the connection is broken or silent for too long.
+            RemoteProtocolError: what came is malformed, or not allowed now.
+            NasError: the peer refused; the class says why.
+        """
+        while True:
+            if (message := self._next()) is not None:
+                return message
+            self._fill(None)
+
+    def receive_within(self, seconds: float | None) -> Message | None:
+        """Like `receive`, but None if no whole message came in time (None: no such limit)."""
+        if seconds is None:
+            return self.receive()
+        ends = time.monotonic() + seconds
+        while True:
+            if (message := self._next()) is not None:
+                return message
+            if not self._fill(max(0.0, ends - time.monotonic())):
+                return None
+
+    def expect(self, type_: type[M]) -> M:
+        """The next message, which is of that type; raises like `receive`."""
+        message = self.receive()
+        if not isinstance(message, type_):
+            raise RemoteProtocolError(f"{kind_of(message).name} instead of {type_.__name__}")
+        return message
+
+    def _next(self) -> Message | None:
+        while (message := self._codec.receive()) is not None:
+            with self._state:
+                self._session.received(kind_of(message))
+            if isinstance(message, Refusal):
+                raise to_error(message)
+            if not isinstance(message, Ping):
+                return message
+        return None
+
+    def _fill(self, wait: float | None) -> bool:
+        data = self._stream.receive(wait)
+        if data is None:
+            return False
+        if not data:
+            raise PeerUnreachable(self.peer, "it closed the connection")
+        self._codec.feed(data)
+        return True
+
+    def _keep_alive(self) -> None:
+        pause = self._stream.timeout / 4
+        while not self._closing.wait(pause):
+            # Whoever holds the lock is sending: that is a sign of life as well.
+            if time.monotonic() - self._spoke < pause or not self._sending.acquire(blocking=False):
+                continue
+            try:
+                if self._session.state is not State.CLOSED:
+                    self._send(Ping())
+            except ReplicationError:
+                return  # the owner finds out by itself, and knows what to do
+            finally:
+                self._sending.release()
+
+    def refuse(self, error: NasError) -> None:
+        """Tell the peer why this is the end, as far as it still listens, and close."""
+        if self._session.state is not State.CLOSED:
+            with contextlib.suppress(ReplicationError):
+                self.send(to_refusal(error))
+            self._close(linger=LINGER_S)
+        self.close()
+
+    def abort(self) -> None:
+        """Break the connection off: a thread that waits on it wakes up with PeerUnreachable."""
+        self._stream.abort()
+
+    def close(self) -> None:
+        self._close(linger=0.0)
+
+    def _close(self, *, linger: float) -> None:
+        self._closing.set()
+        if self._heartbeat.is_alive():
+            if not linger:
+                self._stream.abort()  # it may be in the middle of a send
+            self._heartbeat.join()
+        self._stream.close(linger=linger)
+
+
+def greeting(identity: PeerIdentity) -> Hello:
+    """This node's Hello."""
+    return Hello(PROTOCOL, identity.uuid, identity.name, release())
+
+
+def release() -> str:
+    """The installed release of nasfs, for people."""
+    try:
+        return metadata.version("nasfs")
+    except metadata.PackageNotFoundError:
+        return "not installed"
