@@ -69,7 +69,7 @@ def test_a_database_that_is_not_ours_is_refused(meta: Path) -> None:
     db = sqlite3.connect(meta)
     db.execute("CREATE TABLE t (x)")
     db.close()
-    with pytest.raises(FormatError, match="not the meta.db of a nasfs volume"):
+    with pytest.raises(FormatError, match="this is not the meta"):
         open_volume(meta.parent)
 
 
