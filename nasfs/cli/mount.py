@@ -1,0 +1,54 @@
+"""``nasfs mount`` and ``nasfs unmount``: without the daemon; what /sbin/mount.fuse.nasfs calls."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nasfs.node.words import parse_volume
+
+from .session import places
+
+
+def mount(
+    volume: Annotated[str, typer.Argument(metavar="POOL/VOLUME")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR")],
+    snapshot: Annotated[
+        str, typer.Option(metavar="NAME", help="Read-only, as of that snapshot.")
+    ] = "",
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay; print one line when mounted.")
+    ] = False,
+) -> None:
+    """Mount a volume, or one of its snapshots."""
+    from nasfs.node.mounting import mount_volume
+
+    mount_volume(
+        places(),
+        parse_volume(volume),
+        directory.absolute(),
+        snapshot=snapshot or None,
+        foreground=foreground,
+        on_ready=_say_mounted,
+    )
+
+
+def _say_mounted() -> None:
+    """One line for who started us; nobody may be listening any more."""
+    try:
+        sys.stdout.write("mounted\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = None
+
+
+def unmount(
+    directory: Annotated[Path, typer.Argument(metavar="DIR")],
+) -> None:
+    """Unmount; everything is durable when it returns."""
+    from nasfs.node.mounting import unmount_directory
+
+    unmount_directory(places(), directory.absolute())

@@ -1,0 +1,112 @@
+"""Waiting for a replication: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Protocol
+
+from nasfs.errors import Refused
+from nasfs.node.messages import ErrorView, ReplicationView
+from nasfs.node.words import render_size
+
+from .client import ApiError, Client, replication_url
+
+POLL_S = 0.2
+LINE_S = 5.0
+"""Without a terminal, a line in so many seconds."""
+
+
+class _Display(Protocol):
+    def show(self, view: ReplicationView) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def wait_for_attempt(client: Client, view: ReplicationView) -> ReplicationView:
+    """Until the attempt that was asked for has ended; its view.
+
+    Raises:
+        ApiError: it failed.
+    """
+    target = view.asked_attempt
+    display: _Display = _Bar() if sys.stderr.isatty() else _Lines()
+    try:
+        while view.finished_attempts < target:
+            time.sleep(POLL_S)
+            before, view = view, client.get(replication_url(view.group), ReplicationView)
+            if view.paused:
+                raise Refused(f"replication of {view.group} was paused meanwhile")
+            if view.finished_attempts < before.finished_attempts:
+                target = 1  # another daemon: its first attempt sees everything
+            display.show(view)
+    finally:
+        display.close()
+    if view.state in ("waiting", "stopped") and view.reason:
+        raise ApiError(ErrorView(view.reason, view.hint, view.exit_code))
+    print(
+        f"{view.group}: {view.rows_done} rows, {render_size(view.bytes_done)} in files,"
+        f" {render_size(view.wire_bytes)} on the wire, {view.seconds:.1f} s"
+    )
+    return view
+
+
+class _Lines:
+    """A line for each snapshot and every few seconds."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._snapshot = ""
+
+    def show(self, view: ReplicationView) -> None:
+        now = time.monotonic()
+        if not view.snapshot or (now < self._next and view.snapshot == self._snapshot):
+            return
+        self._next, self._snapshot = now + LINE_S, view.snapshot
+        print(
+            f"{view.phase} {view.snapshot}: {view.rows_done}/{view.rows_total} rows,"
+            f" {render_size(view.bytes_done)}/{render_size(view.bytes_total)}",
+            file=sys.stderr,
+        )
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class _Bar:
+    """Bytes done of the snapshot under way."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task("connecting", total=None)
+        self._progress.start()
+
+    def show(self, view: ReplicationView) -> None:
+        if not view.snapshot:
+            return
+        self._progress.update(
+            self._task,
+            description=f"{view.phase} {view.snapshot} ({view.rows_done}/{view.rows_total} rows)",
+            completed=view.bytes_done,
+            total=view.bytes_total or None,
+        )
+
+    def close(self) -> None:
+        self._progress.stop()

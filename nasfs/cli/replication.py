@@ -1,0 +1,158 @@
+"""``nasfs replication``: sending a group's snapshots to the partner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nasfs.errors import ConfigError
+from nasfs.node.words import check_name, parse_volume, render_size
+
+from .session import DryRun, Json, client, print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from nasfs.node.messages import DeltaView, ReplicationView
+
+app = typer.Typer(help="Replication of groups to the partner.", no_args_is_help=True)
+
+
+@app.command()
+def create(
+    group: str,
+    to_pool: Annotated[str, typer.Option(metavar="POOL", help="The partner's pool.")],
+    volume: Annotated[
+        list[str], typer.Option(metavar="LOCAL=REMOTE", help="A volume's name on the partner.")
+    ] = [],  # noqa: B006  # typer makes a new list each time
+    provision: Annotated[
+        str, typer.Option(help="thin: only what is written takes space.")
+    ] = "thin",
+    max_snapshots: Annotated[int, typer.Option(help="How many the partner keeps, 1-1000.")] = 64,
+    compression: Annotated[str, typer.Option(help="off, auto or 1 to 9.")] = "auto",
+) -> None:
+    """Replicate a group: the partner makes passive volumes of the same identity."""
+    from nasfs.node.messages import ReplicationCreate, ReplicationView
+
+    check_name(group, "group")
+    names = {}
+    for pair in volume:
+        local, equals, remote = pair.partition("=")
+        if not equals or not remote:
+            raise ConfigError(f"{pair!r} is not LOCAL=REMOTE", hint="--volume POOL/VOLUME=NAME")
+        names[str(parse_volume(local))] = remote
+    body = ReplicationCreate(group, to_pool, names, provision, max_snapshots, compression)
+    client().post("/v1/replications", ReplicationView, body)
+
+
+@app.command()
+def run(
+    group: str,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it is done, with progress.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Replicate what is waiting now."""
+    from nasfs.node.messages import DeltaView, ReplicationView
+
+    from .client import replication_url
+
+    if dry_run:
+        deltas = client().get(f"{replication_url(group)}/delta", list[DeltaView])
+        _print_deltas(deltas, as_json)
+        return
+    view = client().post(f"{replication_url(group)}/run", ReplicationView)
+    if wait:
+        from .progress import wait_for_attempt
+
+        view = wait_for_attempt(client(), view)
+    if as_json:
+        print_json(view)
+
+
+def _print_deltas(views: list[DeltaView], as_json: bool) -> None:
+    if as_json:
+        print_json(views)
+        return
+    if not views:
+        typer.echo("nothing is waiting")
+        return
+    print_table(
+        ["VOLUME", "FROM", "TO", "ROWS", "BYTES"],
+        [(v.volume, v.base or "(empty)", v.target, v.rows, render_size(v.bytes)) for v in views],
+    )
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """All groups that this node replicates."""
+    from nasfs.node.messages import ReplicationView
+
+    views = client().get("/v1/replications", list[ReplicationView])
+    if as_json:
+        print_json(views)
+        return
+    print_table(
+        ["GROUP", "TO POOL", "STATE", "WAITING", "LAST SUCCESS", "REASON"],
+        [(v.group, v.to_pool, _state(v), v.waiting_snapshots, v.last_success or "-", v.reason)
+         for v in views],
+    )  # fmt: skip
+
+
+def _state(view: ReplicationView) -> str:
+    return "paused" if view.paused else view.state
+
+
+@app.command()
+def show(group: str, as_json: Json = False) -> None:
+    """How a group's replication stands."""
+    from nasfs.node.messages import ReplicationView
+
+    from .client import replication_url
+
+    view = client().get(replication_url(group), ReplicationView)
+    if as_json:
+        print_json(view)
+        return
+    running = view.state == "running"
+    print_fields(
+        [
+            ("group", f"{view.group} ({view.role})"),
+            *(("volume", f"{here} -> {there}") for here, there in view.remote_volumes.items()),
+            ("state", _state(view) + (f", {view.phase} {view.snapshot}" if running else "")),
+            ("reason", view.reason),
+            ("waiting snapshots", view.waiting_snapshots),
+            ("last success", view.last_success or "never"),
+            ("latest transfer", f"{view.rows_done} rows, {render_size(view.bytes_done)}, "
+             f"{render_size(view.wire_bytes)} on the wire, {view.seconds:.1f} s"),
+            ("compression", view.compression),
+            ("partner keeps", f"{view.max_snapshots} snapshots"),
+        ]
+    )  # fmt: skip
+
+
+def _change(group: str, action: str) -> None:
+    from nasfs.node.messages import ReplicationView
+
+    from .client import replication_url
+
+    client().post(f"{replication_url(group)}/{action}", ReplicationView)
+
+
+@app.command()
+def pause(group: str) -> None:
+    """Stop sending; nothing that arrived is sent again later."""
+    _change(group, "pause")
+
+
+@app.command()
+def resume(group: str) -> None:
+    """Send again."""
+    _change(group, "resume")
+
+
+@app.command()
+def delete(group: str) -> None:
+    """Stop replicating; the partner's copies stay as they are."""
+    from .client import replication_url
+
+    client().post(f"{replication_url(group)}/delete", type(None))

@@ -1,0 +1,118 @@
+"""``nasfs snapshot``: of volumes and groups."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nasfs.node.words import parse_snapshot
+
+from .session import DryRun, Json, client, print_fields, print_json, print_table
+
+app = typer.Typer(help="Snapshots of volumes and groups.", no_args_is_help=True)
+Snapshot = Annotated[str, typer.Argument(metavar="POOL/VOLUME@NAME")]
+Owner = Annotated[str, typer.Option(help="Who holds it.")]
+
+
+@app.command()
+def create(
+    target: Annotated[str, typer.Argument(metavar="POOL/VOLUME@NAME|GROUP@NAME")],
+    as_json: Json = False,
+) -> None:
+    """Take one; it is durable and complete when the command returns."""
+    from nasfs.node.messages import SnapshotCreate, SnapshotView
+
+    parse_snapshot(target)
+    views = client().post("/v1/snapshots", list[SnapshotView], SnapshotCreate(target))
+    if as_json:
+        print_json(views)
+
+
+@app.command("list")
+def list_(
+    target: Annotated[str, typer.Argument(metavar="[POOL/VOLUME|GROUP]")] = "",
+    as_json: Json = False,
+) -> None:
+    """Of everything, or of one volume or group; oldest first."""
+    from nasfs.node.messages import SnapshotView
+
+    views = client().get("/v1/snapshots", list[SnapshotView], target=target)
+    if as_json:
+        print_json(views)
+        return
+    print_table(
+        ["SNAPSHOT", "TIME", "SNAP GROUP", "GUID"],
+        [(v.name, v.time, v.snap_group[:8] or "-", v.guid) for v in views],
+    )
+
+
+@app.command()
+def show(snapshot: Snapshot, as_json: Json = False) -> None:
+    """One snapshot and who holds it."""
+    from nasfs.node.messages import SnapshotName, SnapshotView
+
+    parse_snapshot(snapshot)
+    view = client().post("/v1/snapshots/show", SnapshotView, SnapshotName(snapshot))
+    if as_json:
+        print_json(view)
+        return
+    print_fields(
+        [
+            ("snapshot", view.name),
+            ("guid", view.guid),
+            ("time", view.time),
+            ("number", view.number),
+            ("snap group", view.snap_group),
+            *((f"held by {hold.owner}", hold.reason or "-") for hold in view.holds),
+        ]
+    )
+
+
+@app.command()
+def rename(snapshot: Snapshot, new_name: Annotated[str, typer.Argument(metavar="NEW")]) -> None:
+    """Another name for the same snapshot."""
+    from nasfs.node.messages import SnapshotRename, SnapshotView
+
+    parse_snapshot(snapshot)
+    body = SnapshotRename(snapshot, new_name.rpartition("@")[2])
+    client().post("/v1/snapshots/rename", SnapshotView, body)
+
+
+@app.command()
+def hold(
+    snapshot: Snapshot,
+    owner: Owner = "admin",
+    reason: Annotated[str, typer.Option(help="Why, for those who wonder later.")] = "",
+) -> None:
+    """Nobody may destroy it until its owner releases it."""
+    from nasfs.node.messages import SnapshotHold, SnapshotView
+
+    parse_snapshot(snapshot)
+    client().post("/v1/snapshots/hold", SnapshotView, SnapshotHold(snapshot, owner, reason))
+
+
+@app.command()
+def release(snapshot: Snapshot, owner: Owner = "admin") -> None:
+    """End a hold."""
+    from nasfs.node.messages import SnapshotRelease, SnapshotView
+
+    parse_snapshot(snapshot)
+    client().post("/v1/snapshots/release", SnapshotView, SnapshotRelease(snapshot, owner))
+
+
+@app.command()
+def destroy(
+    snapshots: Annotated[list[str], typer.Argument(metavar="POOL/VOLUME@NAME...")],
+    dry_run: DryRun = False,
+) -> None:
+    """Destroy snapshots: all of them or, if one is missing or held, none."""
+    from nasfs.node.messages import SnapshotDestroy, SnapshotView
+
+    for snapshot in snapshots:
+        parse_snapshot(snapshot)
+    body = SnapshotDestroy(tuple(snapshots), dry_run)
+    views = client().post("/v1/snapshots/destroy", list[SnapshotView], body)
+    if dry_run:
+        for view in views:
+            typer.echo(f"destroy {view.name}")

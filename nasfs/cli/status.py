@@ -1,0 +1,64 @@
+"""``nasfs status`` and ``nasfs events``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nasfs.node.words import render_size
+
+from .session import Json, client, print_json, print_table
+
+
+def status(as_json: Json = False) -> None:
+    """Everything at a glance: volumes, groups, roles, replication, what needs attention."""
+    from nasfs.node.messages import StatusView
+
+    view = client().get("/v1/status", StatusView)
+    if as_json:
+        print_json(view)
+        return
+    partner = f"partner {view.peer.name} at {view.peer.address}" if view.peer else "no partner"
+    typer.echo(f"node {view.node.name}, nasfs {view.version}; {partner}\n")
+    print_table(
+        ["VOLUME", "USED", "SIZE", "SNAPSHOTS", "STATE", "MOUNT POINT"],
+        [(v.name, render_size(v.used), render_size(v.size), v.snapshots, v.mount_state,
+          v.mountpoint) for v in view.volumes],
+    )  # fmt: skip
+    if view.groups:
+        typer.echo()
+        sends = {send.group: send for send in view.replications}
+        print_table(
+            ["GROUP", "ROLE", "TERM", "LAST SNAP GROUP", "TAKEN", "REPLICATION", "LAST SUCCESS"],
+            [
+                (g.name, g.role, g.term, g.last_snapshot or "-", g.last_snapshot_time or "-",
+                 sends[g.name].state if g.name in sends else "-",
+                 (sends[g.name].last_success or "never") if g.name in sends else "-")
+                for g in view.groups
+            ],
+        )  # fmt: skip
+    typer.echo()
+    for sentence in view.attention:
+        typer.echo(f"attention: {sentence}")
+    if not view.attention:
+        typer.echo("nothing needs attention")
+
+
+def events(
+    after: Annotated[int, typer.Option(help="Only those with a higher number.")] = 0,
+    limit: Annotated[int, typer.Option(help="At most so many, the newest.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Who did what, and what failed."""
+    from nasfs.node.messages import EventView
+
+    views = client().get("/v1/events", list[EventView], after=str(after), limit=str(limit))
+    if as_json:
+        print_json(views)
+        return
+    for event in views:
+        detail = f": {event.detail}" if event.detail else ""
+        typer.echo(
+            f"{event.number} {event.time} {event.actor} {event.kind} {event.subject}{detail}"
+        )

@@ -1,0 +1,162 @@
+"""``nasfs volume``: NAS file systems in pools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nasfs.node.words import parse_size, parse_volume, render_size
+
+from .session import Json, client, places, print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from nasfs.node.messages import VolumeView
+
+app = typer.Typer(help="Volumes: NAS file systems in pools.", no_args_is_help=True)
+Volume = Annotated[str, typer.Argument(metavar="POOL/VOLUME")]
+
+
+def _url(text: str) -> str:
+    from .client import volume_url
+
+    name = parse_volume(text)
+    return volume_url(name.pool, name.volume)
+
+
+@app.command()
+def create(
+    name: Volume,
+    size: Annotated[str, typer.Option(help="For instance 500M, 100G or 1.5T.")],
+    provision: Annotated[
+        str, typer.Option(help="thin: only what is written takes space.")
+    ] = "thin",
+    mountpoint: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+) -> None:
+    """Make an empty volume."""
+    from nasfs.node.messages import VolumeCreate, VolumeView
+
+    parse_volume(name)
+    where = str(mountpoint.absolute()) if mountpoint else ""
+    body = VolumeCreate(name, parse_size(size), provision, where)
+    client().post("/v1/volumes", VolumeView, body)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """All volumes."""
+    from nasfs.node.messages import VolumeView
+
+    views = client().get("/v1/volumes", list[VolumeView])
+    if as_json:
+        print_json(views)
+        return
+    print_table(
+        ["VOLUME", "USED", "SIZE", "SNAPSHOTS", "GROUP", "STATE", "MOUNT POINT"],
+        [
+            (v.name, render_size(v.used), render_size(v.size), v.snapshots, v.group or "-",
+             v.mount_state, v.mountpoint)
+            for v in views
+        ],
+    )  # fmt: skip
+
+
+@app.command()
+def show(name: Volume, as_json: Json = False) -> None:
+    """One volume."""
+    from nasfs.node.messages import VolumeView
+
+    view = client().get(_url(name), VolumeView)
+    if as_json:
+        print_json(view)
+    else:
+        _print(view)
+
+
+def _print(view: VolumeView) -> None:
+    print_fields(
+        [
+            ("volume", view.name),
+            ("uuid", view.uuid),
+            ("size", f"{render_size(view.size)} ({view.provision})" if view.provision else ""),
+            ("used", f"{render_size(view.used)}, {render_size(view.live)} of it live"),
+            ("inodes", view.inodes),
+            ("snapshots", view.snapshots),
+            ("group", view.group),
+            ("mount point", view.mountpoint),
+            ("state", view.mount_state + (" (kept mounted)" if view.wanted else "")),
+            ("process", view.mount_pid or ""),
+            ("problem", view.problem),
+        ]
+    )
+
+
+@app.command()
+def mount(name: Volume) -> None:
+    """Mount at its mount point, now and whenever the daemon starts."""
+    from nasfs.node.messages import VolumeView
+
+    typer.echo(client().post(f"{_url(name)}/mount", VolumeView).mountpoint)
+
+
+@app.command()
+def unmount(name: Volume) -> None:
+    """Unmount, and leave it unmounted."""
+    from nasfs.node.messages import VolumeView
+
+    client().post(f"{_url(name)}/unmount", VolumeView)
+
+
+@app.command("set")
+def set_(name: Volume, mountpoint: Annotated[Path, typer.Option(metavar="DIR")]) -> None:
+    """Change where it is mounted, from its next mount on."""
+    from nasfs.node.messages import VolumeSet, VolumeView
+
+    client().patch(_url(name), VolumeView, VolumeSet(str(mountpoint.absolute())))
+
+
+@app.command()
+def rename(
+    name: Volume,
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="NEW or POOL/NEW.")],
+) -> None:
+    """Another name in the same pool, for an unmounted volume in no group."""
+    from nasfs.errors import ConfigError
+    from nasfs.node.messages import VolumeRename, VolumeView
+
+    pool, slash, rest = new_name.rpartition("/")
+    if slash and pool != parse_volume(name).pool:
+        raise ConfigError("a volume stays in its pool", hint=f"nasfs volume rename {name} {rest}")
+    client().post(f"{_url(name)}/rename", VolumeView, VolumeRename(rest))
+
+
+@app.command()
+def destroy(
+    name: Volume,
+    lose_data: Annotated[
+        bool, typer.Option("--lose-data", help="Its files and all its snapshots will be lost.")
+    ] = False,
+) -> None:
+    """Remove an unmounted volume in no group."""
+    from nasfs.node.messages import VolumeDestroy
+
+    client().post(f"{_url(name)}/destroy", type(None), VolumeDestroy(lose_data))
+
+
+@app.command()
+def check(name: Volume, as_json: Json = False) -> None:
+    """Prove the invariants of docs/FORMAT.md; exit 1 and a list where one is broken."""
+    from nasfs.node.setup import local_volume
+    from nasfs.volume import check_volume
+
+    findings = check_volume(local_volume(places(), parse_volume(name)).path)
+    if as_json:
+        print_json([{"invariant": f.invariant, "detail": f.detail} for f in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.invariant}: {finding.detail}")
+        if not findings:
+            typer.echo(f"{name}: clean")
+    if findings:
+        raise typer.Exit(1)

@@ -1,0 +1,87 @@
+"""``nasfs node run``: API, mounts, the partner's way in, and replication, in one nursery."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from functools import partial
+from typing import cast
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.trio import serve
+from hypercorn.typing import Framework
+
+from .api import make_app
+from .context import Node
+from .daemon_lock import only_daemon
+from .inventory import adopt_volumes, sweep_pools
+from .listener import listen
+from .places import Places
+from .replicator import Replicator
+from .services import Services
+from .sockets import bind_unix
+from .supervisor import Supervisor
+from .watch import step_down_of, watch_partner
+
+log = logging.getLogger(__name__)
+
+END_S = 120.0
+"""So long the mounts may take to unmount when the daemon ends (seconds)."""
+
+
+def run_daemon(places: Places) -> None:
+    """Serve until SIGTERM or SIGINT; then unmount everything cleanly.
+
+    Raises:
+        Failed: there is no node here, another daemon runs, or the address is taken.
+    """
+    with only_daemon(places), Node.open(places) as node:
+        trio.run(_main, node, strict_exception_groups=True)
+
+
+async def _main(node: Node) -> None:
+    await trio.to_thread.run_sync(sweep_pools, node)
+    await trio.to_thread.run_sync(adopt_volumes, node)
+    fenced_in, fenced_out = trio.open_memory_channel[str](8)
+    supervisor = Supervisor(node)
+    replicator = Replicator(node, fenced_in)
+    services = Services(node, supervisor, replicator)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(listen, node)
+            await nursery.start(_serve_api, services)
+            nursery.start_soon(step_down_of, services, fenced_out)
+            await nursery.start(watch_partner, services)
+            nursery.start_soon(supervisor.run)
+            nursery.start_soon(replicator.run)
+            node.state.note("daemon", "started", node.config.name, f"process {os.getpid()}")
+            log.info("node %s is up", node.config.name)
+            async for number in signals:
+                log.info("ending: signal %d", number)
+                break
+            with trio.move_on_after(END_S):
+                await supervisor.stop_all()
+            nursery.cancel_scope.cancel()
+    node.state.note("daemon", "ended", node.config.name)
+
+
+async def _serve_api(
+    services: Services, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    path = services.node.places.api_socket
+    sock = bind_unix(path)
+    config = HypercornConfig()
+    config.bind = [f"fd://{sock.detach()}"]
+    config.graceful_timeout = 5
+    config.keep_alive_timeout = 10
+    config.accesslog = None
+    config.errorlog = logging.getLogger("nasfs.api")
+    config.errorlog.setLevel(logging.WARNING)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, cast(Framework, make_app(services)), config))
+            task_status.started()
+    finally:
+        path.unlink(missing_ok=True)

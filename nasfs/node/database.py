@@ -1,0 +1,144 @@
+"""node.db: opening it, its format version, transactions.  What it means stands in ``state``."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nasfs.errors import Failed
+
+APPLICATION_ID = 0x6E6F6465  # "node"
+VERSION = 1
+BUSY_S = 20.0
+
+_SCHEMA = """
+CREATE TABLE node (one INTEGER PRIMARY KEY CHECK (one = 1), uuid TEXT NOT NULL) STRICT;
+CREATE TABLE pool (
+    uuid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, path TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE consistency_group (
+    uuid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    role TEXT NOT NULL CHECK (role IN ('active', 'passive', 'failed-over', 'stale')),
+    term INTEGER NOT NULL CHECK (term >= 1)) STRICT;
+CREATE TABLE volume (
+    uuid TEXT PRIMARY KEY, pool TEXT NOT NULL REFERENCES pool, name TEXT NOT NULL,
+    mountpoint TEXT NOT NULL, wanted INTEGER NOT NULL CHECK (wanted IN (0, 1)),
+    grp TEXT REFERENCES consistency_group, UNIQUE (pool, name)) STRICT;
+CREATE TABLE peer (
+    one INTEGER PRIMARY KEY CHECK (one = 1), uuid TEXT NOT NULL, name TEXT NOT NULL,
+    address TEXT NOT NULL, certificate TEXT NOT NULL) STRICT;
+CREATE TABLE invitation (
+    one INTEGER PRIMARY KEY CHECK (one = 1), digest BLOB NOT NULL,
+    expires_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE replication (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group, to_pool TEXT NOT NULL,
+    provision TEXT NOT NULL CHECK (provision IN ('thin', 'exact')),
+    max_snapshots INTEGER NOT NULL, compression TEXT NOT NULL,
+    paused INTEGER NOT NULL CHECK (paused IN (0, 1))) STRICT;
+CREATE TABLE reception (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    max_snapshots INTEGER NOT NULL) STRICT;
+CREATE TABLE remote_name (
+    volume TEXT PRIMARY KEY REFERENCES volume ON DELETE CASCADE, name TEXT NOT NULL) STRICT;
+CREATE TABLE transfer (
+    grp TEXT PRIMARY KEY REFERENCES replication ON DELETE CASCADE,
+    state TEXT NOT NULL CHECK (state IN ('idle', 'running', 'waiting', 'stopped')),
+    reason TEXT NOT NULL, hint TEXT NOT NULL, exit_code INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, changed_ns INTEGER NOT NULL, done_ns INTEGER NOT NULL,
+    "rows" INTEGER NOT NULL, bytes INTEGER NOT NULL, wire_bytes INTEGER NOT NULL,
+    seconds REAL NOT NULL) STRICT;
+CREATE TABLE journal (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group, kind TEXT NOT NULL, body BLOB NOT NULL,
+    next_step INTEGER NOT NULL) STRICT;
+CREATE TABLE event (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, time_ns INTEGER NOT NULL, actor TEXT NOT NULL,
+    kind TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL) STRICT;
+"""
+
+
+class Database:
+    """One connection to node.db, shared by the threads of a process one at a time.
+
+    Every change is durable when its transaction has ended (``synchronous=FULL``), so a process
+    may be killed at any point.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open, and create if need be.  Raises Failed if it is damaged or of another version."""
+        self._path = path
+        self._lock = threading.RLock()
+        try:
+            self._sql = sqlite3.connect(
+                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.Error as exc:
+            raise Failed(f"cannot open {path}: {exc}") from exc
+        try:
+            self._prepare()
+        except BaseException:
+            self._sql.close()
+            raise
+
+    def _prepare(self) -> None:
+        with self._translated():
+            self._sql.execute("PRAGMA journal_mode = WAL")
+            self._sql.execute("PRAGMA synchronous = FULL")
+            self._sql.execute("PRAGMA foreign_keys = ON")
+        with self.change():
+            (version,) = self.row("PRAGMA user_version") or (0,)
+            (tables,) = self.row("SELECT count(*) FROM sqlite_schema") or (0,)
+            if version == 0 and tables == 0:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._sql.execute(statement)
+                self._sql.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self._sql.execute(f"PRAGMA user_version = {VERSION}")
+            elif version != VERSION or self.row("PRAGMA application_id") != (APPLICATION_ID,):
+                raise Failed(
+                    f"{self._path} has format version {version}, this release knows {VERSION}",
+                    hint="install the release that wrote it",
+                )
+
+    def close(self) -> None:
+        with self._lock:
+            self._sql.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.Error as exc:
+            raise Failed(f"{self._path}: {exc}", hint="is the disk full or damaged?") from exc
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """A transaction: durable as a whole when the context ends well, else nothing of it."""
+        with self._lock, self._translated():
+            if self._sql.in_transaction:  # nested: belongs to the outer one
+                yield
+                return
+            self._sql.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._sql.execute("ROLLBACK")
+                raise
+            self._sql.execute("COMMIT")
+
+    def do(self, sql: str, *values: Any) -> int:
+        """One statement; how many rows it changed."""
+        with self._lock, self._translated():
+            return self._sql.execute(sql, values).rowcount
+
+    def row(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
+        with self._lock, self._translated():
+            found: tuple[Any, ...] | None = self._sql.execute(sql, values).fetchone()
+            return found
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock, self._translated():
+            return self._sql.execute(sql, values).fetchall()

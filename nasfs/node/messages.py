@@ -1,0 +1,304 @@
+"""What the API takes and gives: sizes in bytes, times RFC 3339 UTC or null, stable names."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+
+def when(time_ns: int) -> str | None:
+    """RFC 3339 of a time in nanoseconds; None for 0 (never)."""
+    if time_ns == 0:
+        return None
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all bodies: an unknown field is an error, never ignored."""
+
+
+class Nothing(Request, frozen=True):
+    """No body."""
+
+
+class ErrorView(msgspec.Struct, frozen=True):
+    message: str
+    hint: str
+    exit_code: int
+
+
+# pools and volumes
+
+
+class PoolCreate(Request, frozen=True):
+    name: str
+    path: str
+
+
+class PoolView(msgspec.Struct, frozen=True):
+    name: str
+    uuid: str
+    path: str
+    volumes: int
+    size: int
+    """Of the host file system."""
+    free: int
+    problem: str = ""
+
+
+class VolumeCreate(Request, frozen=True):
+    name: str
+    """POOL/VOLUME"""
+    size: int
+    provision: str = "thin"
+    mountpoint: str = ""
+
+
+class VolumeRename(Request, frozen=True):
+    new_name: str
+    """Only the volume's part: a volume stays in its pool."""
+
+
+class VolumeSet(Request, frozen=True):
+    mountpoint: str
+
+
+class VolumeDestroy(Request, frozen=True):
+    lose_data: bool = False
+
+
+class VolumeView(msgspec.Struct, frozen=True):
+    name: str
+    uuid: str
+    size: int
+    used: int
+    live: int
+    inodes: int
+    provision: str
+    snapshots: int
+    group: str
+    mountpoint: str
+    wanted: bool
+    mount_state: str
+    """``unmounted``, ``starting``, ``mounted``, ``stopping`` or ``failed``."""
+    mount_pid: int
+    problem: str
+
+
+# snapshots
+
+
+class SnapshotCreate(Request, frozen=True):
+    target: str
+    """POOL/VOLUME@NAME or GROUP@NAME"""
+
+
+class SnapshotName(Request, frozen=True):
+    snapshot: str
+    """POOL/VOLUME@NAME"""
+
+
+class SnapshotRename(Request, frozen=True):
+    snapshot: str
+    new_name: str
+
+
+class SnapshotHold(Request, frozen=True):
+    snapshot: str
+    owner: str
+    reason: str = ""
+
+
+class SnapshotRelease(Request, frozen=True):
+    snapshot: str
+    owner: str
+
+
+class SnapshotDestroy(Request, frozen=True):
+    snapshots: tuple[str, ...]
+    dry_run: bool = False
+
+
+class HoldView(msgspec.Struct, frozen=True):
+    owner: str
+    reason: str
+
+
+class SnapshotView(msgspec.Struct, frozen=True):
+    name: str
+    """POOL/VOLUME@NAME"""
+    volume: str
+    guid: str
+    time: str | None
+    snap_group: str
+    number: int
+    holds: tuple[HoldView, ...] = ()
+
+
+# groups
+
+
+class GroupCreate(Request, frozen=True):
+    name: str
+    volumes: tuple[str, ...]
+
+
+class GroupMembers(Request, frozen=True):
+    volumes: tuple[str, ...]
+
+
+class GroupView(msgspec.Struct, frozen=True):
+    name: str
+    uuid: str
+    role: str
+    term: int
+    volumes: tuple[str, ...]
+    last_snapshot: str | None
+    """The newest snap group that is complete here."""
+    last_snapshot_time: str | None
+    under_way: str
+    """A plan that was begun and is not finished; empty for none."""
+
+
+# pair
+
+
+class InvitationView(msgspec.Struct, frozen=True):
+    code: str
+    expires: str | None
+
+
+class PairJoin(Request, frozen=True):
+    code: str
+
+
+class PairRemove(Request, frozen=True):
+    force: bool = False
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    name: str
+    uuid: str
+    address: str
+
+
+class PairView(msgspec.Struct, frozen=True):
+    node: NodeView
+    peer: NodeView | None
+
+
+# replication
+
+
+class ReplicationCreate(Request, frozen=True):
+    group: str
+    to_pool: str
+    volumes: dict[str, str] = {}
+    """POOL/VOLUME here to the volume's name on the partner; others keep their names."""
+    provision: str = "thin"
+    max_snapshots: int = 64
+    compression: str = "auto"
+
+
+class ReplicationView(msgspec.Struct, frozen=True):
+    group: str
+    role: str
+    to_pool: str
+    provision: str
+    max_snapshots: int
+    compression: str
+    paused: bool
+    remote_volumes: dict[str, str]
+    state: str
+    reason: str
+    hint: str
+    exit_code: int
+    attempts: int
+    finished_attempts: int
+    """Counts every attempt that ended since the daemon started, well or badly."""
+    asked_attempt: int
+    """In the answer to ``run``: the attempt that will have seen everything; else 0."""
+    last_success: str | None
+    waiting_snapshots: int
+    """Snap groups that were made here after the latest success."""
+    snapshot: str
+    phase: str
+    rows_done: int
+    rows_total: int
+    bytes_done: int
+    bytes_total: int
+    wire_bytes: int
+    seconds: float
+
+
+class DeltaView(msgspec.Struct, frozen=True):
+    """What would be sent of one volume for one snapshot."""
+
+    volume: str
+    base: str | None
+    target: str
+    rows: int
+    bytes: int
+
+
+# failover
+
+
+class FailoverRequest(Request, frozen=True):
+    force: bool = False
+    lose_unreplicated: bool = False
+    dry_run: bool = False
+
+
+class StepView(msgspec.Struct, frozen=True):
+    text: str
+    done: bool
+
+
+class PlanView(msgspec.Struct, frozen=True):
+    group: str
+    term: int
+    losing: str
+    """A sentence: what this loses."""
+    steps: tuple[StepView, ...]
+
+
+class ReadinessView(msgspec.Struct, frozen=True):
+    """Would a failover work on this node now, and what would it lose."""
+
+    group: str
+    ready: bool
+    role: str
+    term: int
+    peer_reachable: bool
+    last_snapshot: str | None
+    last_snapshot_time: str | None
+    age_s: int | None
+    """Everything that was written since so many seconds would be lost."""
+    problems: tuple[str, ...]
+
+
+# the whole
+
+
+class EventView(msgspec.Struct, frozen=True):
+    number: int
+    time: str | None
+    actor: str
+    kind: str
+    subject: str
+    detail: str
+
+
+class StatusView(msgspec.Struct, frozen=True):
+    node: NodeView
+    version: str
+    peer: NodeView | None
+    volumes: tuple[VolumeView, ...]
+    groups: tuple[GroupView, ...]
+    replications: tuple[ReplicationView, ...]
+    attention: tuple[str, ...]
+    """Sentences: what a person should look at."""

@@ -1,0 +1,97 @@
+"""``nasfs mount`` and ``nasfs unmount``: what they check, then the mount process itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nasfs.errors import NasError, Refused
+
+from .context import Node
+from .daemon_lock import daemon_runs
+from .mountdir import prepare
+from .places import Places
+from .words import VolumeName
+
+
+def mount_volume(
+    places: Places,
+    name: VolumeName,
+    directory: Path,
+    *,
+    snapshot: str | None,
+    foreground: bool,
+    on_ready: Callable[[], None],
+) -> None:
+    """Mount *name* on *directory*; in the foreground this is the mount process until its end.
+
+    Raises:
+        Refused: the role of its group forbids to write to it here.
+        Failed: unknown volume, busy mount point, or the volume is mounted already.
+    """
+    from nasfs.fuse.mount import mount_in_background, run_mount
+
+    from .inventory import check_writable
+
+    with Node.open(places) as node:
+        row = node.state.volume(name)
+        if snapshot is None:
+            check_writable(node, row)
+        path = node.volume_path(row)
+        commit_interval_s = node.config.commit_interval_s
+        control = None if snapshot else places.control_socket(row.uuid)
+    places.make()
+    prepare(directory)
+    fsname = f"{name}@{snapshot}" if snapshot else str(name)
+    if foreground:
+        run_mount(
+            path,
+            directory,
+            snapshot=snapshot,
+            control=control,
+            fsname=fsname,
+            commit_interval_s=commit_interval_s,
+            on_ready=on_ready,
+        )
+        return
+    mount_in_background(
+        path,
+        directory,
+        snapshot=snapshot,
+        control=control,
+        fsname=fsname,
+        commit_interval_s=commit_interval_s,
+        log_file=None if snapshot else places.mount_log(row.uuid),
+    )
+
+
+def unmount_directory(places: Places, directory: Path) -> None:
+    """Unmount; everything is durable on return.
+
+    Raises:
+        Refused: the daemon keeps that mount up.
+        Failed: it is in use, or nothing of ours is mounted there.
+    """
+    from nasfs.fuse.mount import unmount
+
+    kept = _kept_by_daemon(places, directory)
+    if kept is not None:
+        raise Refused(
+            f"the daemon keeps {kept} mounted at {directory}",
+            hint=f"nasfs volume unmount {kept}",
+        )
+    unmount(directory)
+
+
+def _kept_by_daemon(places: Places, directory: Path) -> VolumeName | None:
+    """The wanted volume whose mount point that is, while the daemon runs."""
+    if not places.database.exists() or not daemon_runs(places):
+        return None
+    try:
+        with Node.open(places) as node:
+            for row in node.state.volumes():
+                if row.wanted and node.mountpoint(row) == directory:
+                    return node.state.volume_name(row)
+    except NasError:
+        return None  # unmounting must work with a damaged node.db
+    return None

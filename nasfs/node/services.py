@@ -1,0 +1,94 @@
+"""The running parts of the daemon, as the API's actions use them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import trio
+
+from nasfs.errors import Failed, NasError
+
+from .context import MountPhase, Node
+from .engine import end_server
+from .inventory import check_writable, volume_view
+from .messages import VolumeView
+from .replicator import Replicator
+from .supervisor import Supervisor
+from .words import VolumeName
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One node, who keeps its mounts up, who sends its groups."""
+
+    node: Node
+    supervisor: Supervisor
+    replicator: Replicator
+    _locks: dict[str, trio.Lock] = field(default_factory=dict)
+
+    def lock(self, group_uuid: str) -> trio.Lock:
+        """Held by who changes the role of a group."""
+        return self._locks.setdefault(group_uuid, trio.Lock())
+
+    async def run(self, operation: Callable[..., T], *values: object) -> T:
+        """``operation(node, *values)`` in a thread: it may wait for the disk.  Never abandoned."""
+        return await trio.to_thread.run_sync(operation, self.node, *values)
+
+
+async def mount_volume(services: Services, name: VolumeName) -> VolumeView:
+    """Mount at its mount point, and keep it so over restarts.
+
+    Raises:
+        Refused: the role of its group forbids that.
+        Failed: it cannot be mounted; then nothing has changed.
+    """
+    node = services.node
+    row = node.state.volume(name)
+    check_writable(node, row)
+    node.state.set_wanted(row.uuid, True)
+    services.supervisor.poke()
+    services.supervisor.retry(row.uuid)
+    state = await services.supervisor.settled(row.uuid)
+    if state.phase is not MountPhase.MOUNTED:
+        if not row.wanted:
+            node.state.set_wanted(row.uuid, False)
+            await services.supervisor.stop(row.uuid, force=True)
+        raise Failed(f"cannot mount {name}: {state.problem or 'it is not wanted any more'}")
+    if not row.wanted:
+        node.note("volume mounted", name, str(node.mountpoint(row)))
+    return await services.run(volume_view, row)
+
+
+async def end_mount(services: Services, volume_uuid: str, *, force: bool) -> None:
+    """Unmount a volume, whoever mounted it.
+
+    Raises:
+        Failed: files in it are in use, and *force* is false.
+    """
+    await services.supervisor.stop(volume_uuid, force=force)
+    await services.run(lambda node: end_server(node, volume_uuid, force=force))
+
+
+async def unmount_volume(
+    services: Services, name: VolumeName, *, force: bool = False
+) -> VolumeView:
+    """Unmount and do not mount again; everything is durable on return.
+
+    Raises:
+        Failed: files in it are in use; it stays mounted.
+    """
+    node = services.node
+    row = node.state.volume(name)
+    node.state.set_wanted(row.uuid, False)
+    try:
+        await end_mount(services, row.uuid, force=force)
+    except NasError:
+        node.state.set_wanted(row.uuid, bool(row.wanted))
+        raise
+    if row.wanted:
+        node.note("volume unmounted", name)
+    return await services.run(volume_view, node.state.volume(name))

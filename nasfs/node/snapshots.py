@@ -1,0 +1,220 @@
+"""Snapshots of volumes and groups: take, list, rename, hold, release, destroy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nasfs.errors import ConfigError, NasError, Refused
+from nasfs.volume import Access, NoSuchSnapshot, Snapshot, SnapshotExists, Volume, open_volume
+
+from .context import Node
+from .engine import change, info, reclaim_all
+from .inventory import check_active, check_writable
+from .messages import HoldView, SnapshotView, when
+from .records import Group, VolumeRow
+from .state import new_uuid
+from .words import Target, check_name, parse_snapshot, parse_target
+
+
+def take_snapshot(node: Node, text: str) -> list[SnapshotView]:
+    """POOL/VOLUME@NAME or GROUP@NAME: durable and complete when it returns.
+
+    Raises:
+        SnapshotExists: the name is taken (nothing was made).
+        Refused: the group is not active here.
+    """
+    target = parse_snapshot(text)
+    if target.volume:
+        row = node.state.volume(target.volume)
+        check_writable(node, row)
+        _seal(node, row, target.snapshot, snap_group="")
+        rows = [row]
+    else:
+        rows = _take_snap_group(node, node.state.group(target.group), target.snapshot)
+    node.note("snapshot taken", target)
+    return [
+        _view(node, row, snapshot)
+        for row in rows
+        for snapshot in info(node, row).snapshots
+        if snapshot.name == target.snapshot
+    ]
+
+
+def _take_snap_group(node: Node, group: Group, name: str) -> list[VolumeRow]:
+    """All members, or none: what was sealed before a failure is destroyed again."""
+    check_active(node, group)
+    rows = node.state.members(group.uuid)
+    if not rows:
+        raise Refused(f"group {group.name} has no volumes")
+    for row in rows:
+        if any(snapshot.name == name for snapshot in info(node, row).snapshots):
+            raise SnapshotExists(f"{node.state.volume_name(row)} has a snapshot {name} already")
+    snap_group, sealed = new_uuid(), list[VolumeRow]()
+    try:
+        for row in rows:
+            _seal(node, row, name, snap_group=snap_group)
+            sealed.append(row)
+    except NasError:
+        for row in sealed:
+            _destroy(node, row, [name])
+        raise
+    return rows
+
+
+def _seal(node: Node, row: VolumeRow, name: str, *, snap_group: str) -> None:
+    change(
+        node,
+        row,
+        "snapshot",
+        {"name": name, "snap_group": snap_group},
+        lambda volume: volume.seal(name, snap_group=snap_group),
+    )
+
+
+def list_snapshots(node: Node, text: str) -> list[SnapshotView]:
+    """Of everything (empty *text*), of a volume or of a group; oldest first for each volume."""
+    rows = node.state.volumes()
+    if text:
+        target = parse_target(text)
+        if target.snapshot:
+            raise ConfigError(f"{text!r}: name a volume or a group, without @SNAPSHOT")
+        rows = members(node, target)
+        return [_view(node, row, snap) for row in rows for snap in info(node, row).snapshots]
+    views = []
+    for row in rows:
+        try:
+            views += [_view(node, row, snapshot) for snapshot in info(node, row).snapshots]
+        except NasError:
+            continue  # `volume list` tells what is wrong with it
+    return views
+
+
+def members(node: Node, target: Target) -> list[VolumeRow]:
+    """The volume, or the group's volumes, that a target names."""
+    if target.volume:
+        return [node.state.volume(target.volume)]
+    return node.state.members(node.state.group(target.group).uuid)
+
+
+def find_snapshot(node: Node, text: str) -> tuple[VolumeRow, Snapshot]:
+    """POOL/VOLUME@NAME.  Raises NoSuchSnapshot, or ConfigError for a group's."""
+    target = parse_snapshot(text)
+    if target.volume is None:
+        raise ConfigError(f"{text!r}: name one volume's snapshot, POOL/VOLUME@SNAPSHOT")
+    row = node.state.volume(target.volume)
+    for snapshot in info(node, row).snapshots:
+        if snapshot.name == target.snapshot:
+            return row, snapshot
+    raise NoSuchSnapshot(
+        f"volume {target.volume} has no snapshot {target.snapshot}",
+        hint=f"nasfs snapshot list {target.volume} shows them",
+    )
+
+
+def show_snapshot(node: Node, text: str) -> SnapshotView:
+    """One snapshot, with its holds."""
+    row, snapshot = find_snapshot(node, text)
+    with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+        holds = tuple(HoldView(hold.owner, hold.reason) for hold in volume.holds(snapshot.name))
+    return _view(node, row, snapshot, holds)
+
+
+def rename_snapshot(node: Node, text: str, new_name: str) -> SnapshotView:
+    """Another label for the same snapshot; a snap group's members are renamed together."""
+    check_name(new_name, "snapshot")
+    row, snapshot = find_snapshot(node, text)
+    check_writable(node, row)
+    args = {"name": snapshot.name, "new_name": new_name}
+    change(
+        node,
+        row,
+        "snapshot_rename",
+        args,
+        lambda volume: volume.rename_snapshot(snapshot.name, new_name),
+    )
+    node.note("snapshot renamed", text, f"to {new_name}")
+    return show_snapshot(node, f"{node.state.volume_name(row)}@{new_name}")
+
+
+def hold_snapshot(node: Node, text: str, owner: str, reason: str) -> SnapshotView:
+    """Nobody deletes the snapshot until *owner* releases it."""
+    row, snapshot = find_snapshot(node, text)
+    args: dict[str, Any] = {"name": snapshot.name, "owner": owner, "reason": reason}
+    change(node, row, "hold", args, lambda volume: volume.hold(snapshot.name, owner, reason))
+    node.note("snapshot held", text, f"by {owner}")
+    return show_snapshot(node, text)
+
+
+def release_snapshot(node: Node, text: str, owner: str) -> SnapshotView:
+    """Raises NoSuchHold (or what the engine says) if *owner* does not hold it."""
+    row, snapshot = find_snapshot(node, text)
+    args = {"name": snapshot.name, "owner": owner}
+    change(node, row, "release", args, lambda volume: volume.release_hold(snapshot.name, owner))
+    node.note("snapshot released", text, f"by {owner}")
+    return show_snapshot(node, text)
+
+
+def destroy_snapshots(node: Node, texts: tuple[str, ...], *, dry_run: bool) -> list[SnapshotView]:
+    """All of them or, if one is not there or is held, none.
+
+    Raises:
+        Refused: held, or the newest common snapshot that replication stands on.
+    """
+    doomed: dict[str, tuple[VolumeRow, list[Snapshot]]] = {}
+    for text in texts:
+        row, snapshot = find_snapshot(node, text)
+        doomed.setdefault(row.uuid, (row, []))[1].append(snapshot)
+    views = []
+    for row, snapshots in doomed.values():
+        _check_received(node, row, snapshots)
+        with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+            for snapshot in snapshots:
+                owners = [hold.owner for hold in volume.holds(snapshot.name)]
+                if owners:
+                    raise Refused(
+                        f"{node.state.volume_name(row)}@{snapshot.name} is held by "
+                        + ", ".join(owners),
+                        hint="release the hold first: nasfs snapshot release",
+                    )
+                views.append(_view(node, row, snapshot))
+    if not dry_run:
+        for row, snapshots in doomed.values():
+            _destroy(node, row, [snapshot.name for snapshot in snapshots])
+        node.note("snapshots destroyed", ", ".join(texts))
+    return views
+
+
+def _check_received(node: Node, row: VolumeRow, doomed: list[Snapshot]) -> None:
+    """Raises Refused for the newest snapshot of a passive volume: deltas and failover need it."""
+    group = node.state.find_group(row.group) if row.group else None
+    if group is not None and group.role == "passive":
+        newest = info(node, row).snapshots[-1]
+        if newest in doomed:
+            raise Refused(
+                f"{node.state.volume_name(row)}@{newest.name} is the newest snapshot that has"
+                " arrived; a failover goes back to it, and the next delta begins there"
+            )
+
+
+def _destroy(node: Node, row: VolumeRow, names: list[str]) -> None:
+    def direct(volume: Volume) -> None:
+        for name in names:
+            volume.destroy_snapshot(name)
+        reclaim_all(volume)
+
+    change(node, row, "snapshot_destroy", {"names": names}, direct)
+
+
+def _view(
+    node: Node, row: VolumeRow, snapshot: Snapshot, holds: tuple[HoldView, ...] = ()
+) -> SnapshotView:
+    volume = str(node.state.volume_name(row))
+    return SnapshotView(
+        name=f"{volume}@{snapshot.name}",
+        volume=volume,
+        guid=snapshot.guid,
+        time=when(snapshot.time_ns),
+        snap_group=snapshot.snap_group,
+        number=snapshot.epoch,
+        holds=holds,
+    )

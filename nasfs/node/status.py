@@ -1,0 +1,58 @@
+"""Everything at a glance, and what a person should look at."""
+
+from __future__ import annotations
+
+import nasfs
+
+from . import groups, inventory, pairing, replications
+from .context import Node
+from .messages import EventView, GroupView, ReplicationView, StatusView, VolumeView, when
+from .replicator import Replicator
+
+
+def status_view(node: Node, replicator: Replicator) -> StatusView:
+    """Volumes, groups, replications, and sentences about what is wrong."""
+    pair = pairing.pair_view(node)
+    volumes = tuple(inventory.volume_views(node))
+    group_views = tuple(groups.group_views(node))
+    sends = tuple(replications.replication_views(node, replicator))
+    return StatusView(
+        node=pair.node,
+        version=nasfs.__version__,
+        peer=pair.peer,
+        volumes=volumes,
+        groups=group_views,
+        replications=sends,
+        attention=tuple(_attention(volumes, group_views, sends)),
+    )
+
+
+def _attention(
+    volumes: tuple[VolumeView, ...],
+    group_views: tuple[GroupView, ...],
+    sends: tuple[ReplicationView, ...],
+) -> list[str]:
+    said = [f"volume {volume.name}: {volume.problem}" for volume in volumes if volume.problem]
+    for group in group_views:
+        if group.under_way:
+            said.append(
+                f"group {group.name}: a {group.under_way} is not finished;"
+                f" finish it: nasfs failover {group.name}"
+            )
+        if group.role == "stale":
+            said.append(f"group {group.name}: the partner has taken over; nothing is served here")
+    for send in sends:
+        if send.state in ("waiting", "stopped"):
+            said.append(f"replication of {send.group} is {send.state}: {send.reason}")
+        elif send.paused:
+            said.append(f"replication of {send.group} is paused")
+    return said
+
+
+def event_views(node: Node, after: int, limit: int) -> list[EventView]:
+    return [
+        EventView(
+            event.number, when(event.time_ns), event.actor, event.kind, event.subject, event.detail
+        )
+        for event in node.state.events(after, max(0, min(limit, 10_000)))
+    ]
