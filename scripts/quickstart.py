@@ -239,20 +239,18 @@ def change(mount: Path) -> str:
     os.rename(corner / "thousands", mount / "renamed thousands")
     edited = removed = 0
     ordinary = sorted(p for p in mount.iterdir() if p.name[:3].isdecimal())
-    for number, (where, _, names) in enumerate(os.walk(ordinary[0])):
-        for name in names[:2]:
-            path = os.path.join(where, name)
-            if os.path.islink(path):
-                continue
-            if number % 3 == 0:
-                os.unlink(path)
-                removed += 1
-            else:
-                with open(path, "ab") as file:
-                    file.write(b"\nedited\n")
-                edited += 1
-            if edited + removed == 400:
-                break
+    files = [os.path.join(where, name) for top in ordinary for where, _, names in os.walk(top)
+             for name in names]  # fmt: skip
+    for number, path in enumerate(files[:: max(len(files) // 600, 1)]):
+        if os.path.islink(path):
+            continue
+        if number % 3 == 0:
+            os.unlink(path)
+            removed += 1
+        else:
+            with open(path, "ab") as file:
+                file.write(b"\nedited\n")
+            edited += 1
     os.removexattr(corner / "a third name", "user.comment")
     os.chmod(corner / "sparse", 0o400)
     added = mount / "added"
@@ -343,9 +341,9 @@ def same_far_out(a: bytes, b: bytes) -> bool:
 
 
 def transfer_figures(node: Node) -> str:
-    shown = node.json("replication", "show", "office")["last_transfer"]
-    wire = size(shown["wire_bytes"])
-    return f"{shown['rows']} rows, {size(shown['bytes'])} of file data, {wire} on the wire"
+    shown = node.json("replication", "show", "office")
+    data, wire = size(shown["bytes_done"]), size(shown["wire_bytes"])
+    return f"{shown['rows_done']} rows, {data} of file data, {wire} on the wire"
 
 
 def tell(a: Node, b: Node) -> None:

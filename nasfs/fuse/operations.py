@@ -41,6 +41,9 @@ from nasfs.volume import FsError, Ino, Inode, Volume
 from nasfs.volume.types import BLOCK, NAME_MAX, ROOT_INO
 
 CAPABILITY = b"security.capability"
+
+SYSTEM = b"system."
+"""POSIX ACLs: an ACL that is stored but that nobody enforces would be a lie, so it is refused."""
 """The kernel asks for it before every write."""
 
 CAPABILITY_MEMORY = 100_000
@@ -270,6 +273,8 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if name == CAPABILITY and inode in self._no_capability:
             raise FsError(errno.ENODATA)
+        if name.startswith(SYSTEM):
+            raise FsError(errno.EOPNOTSUPP)
         try:
             return self._trees.of(inode).getxattr(inode, name)
         except FsError as exc:
@@ -291,6 +296,8 @@ class Operations(pyfuse3.Operations):
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         ino = await self._to_change(inode)
+        if name.startswith(SYSTEM):
+            raise FsError(errno.EOPNOTSUPP)
         if name == CAPABILITY:
             self._no_capability.discard(ino)
         self._volume.setxattr(ino, name, value)

@@ -146,8 +146,8 @@ class Space:
             return
         kept = [(start * BLOCK, stop * BLOCK) for start, stop in ranges]
         for start, stop in subtract(self._layers.data_ranges(ino, layer), kept):
-            # The tail of a kept block, past the end of the file, stays: blocks are the unit.
-            self._layers.punch(ino, layer, start, stop)
+            # Up to the end of the block: a part of one would be zeroed, and not freed.
+            self._layers.punch(ino, layer, start, -(-stop // BLOCK) * BLOCK)
 
 
 def only_in(some: LayerRanges, other: LayerRanges) -> list[Run]:

@@ -1,0 +1,158 @@
+"""Space: every block is accounted for, and comes back when nothing reaches it any more.
+
+Random histories on a few files: overwrites, truncates, unlinks, snapshots made and destroyed,
+rollbacks to any snapshot, reclaim in small steps, reopening.  At the end the counters are exact,
+every snapshot reads as the copy taken when it was made, and the bytes in the layers are what the
+views need, to the block.
+"""
+
+from __future__ import annotations
+
+import random
+import stat
+
+import pytest
+
+from nasfs.volume import (
+    BLOCK,
+    ROOT_INO,
+    FsError,
+    Pool,
+    View,
+    Volume,
+    check_volume,
+    create_volume,
+    open_volume,
+    volume_path,
+)
+from nasfs.volume.store import newest_ancestor
+from nasfs.volume.types import REGION_BLOCKS
+
+from .test_volume_model import layer_bytes
+
+NAMES = [b"a", b"b", b"c"]
+
+
+def contents(view: View) -> dict[bytes, bytes]:
+    return {
+        entry.name: view.read(inode.ino, 0, inode.size)
+        for entry, inode in view.readdir(ROOT_INO, 0, 100)
+    }
+
+
+def change_a_file(volume: Volume, chance: random.Random) -> None:
+    name = chance.choice(NAMES)
+    try:
+        ino = volume.lookup(ROOT_INO, name).ino
+    except FsError:
+        ino = volume.mknod(ROOT_INO, name, stat.S_IFREG | 0o644, uid=0, gid=0).ino
+    near_region_end = chance.random() < 0.2
+    first = chance.randrange(12) + (REGION_BLOCKS - 6 if near_region_end else 0)
+    match chance.randrange(8):
+        case 0:
+            volume.setattr(ino, size=first * BLOCK + chance.choice([0, 1, 2000]))
+        case 1:
+            volume.unlink(ROOT_INO, name)
+        case 2:
+            volume.write(ino, first * BLOCK + chance.randrange(BLOCK), b"partial")
+        case _:
+            count = chance.randrange(1, 6)
+            volume.write(ino, first * BLOCK, chance.randbytes(1) * (count * BLOCK))
+
+
+def reclaim_all(volume: Volume) -> None:
+    while volume.reclaim_step(3) or volume.changed:
+        volume.commit()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_block_is_accounted_for_and_comes_back(pool: Pool, seed: int) -> None:
+    chance = random.Random(seed)
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    volume = open_volume(path)
+    copies: dict[str, dict[bytes, bytes]] = {}
+    for number in range(150):
+        kind = chance.random()
+        if kind < 0.62:
+            change_a_file(volume, chance)
+        elif kind < 0.76:
+            copies[volume.seal(f"s{number}").name] = contents(volume)
+        elif kind < 0.86 and copies:
+            name = chance.choice(list(copies))
+            volume.destroy_snapshot(name)
+            del copies[name]
+        elif kind < 0.90 and copies:
+            name = chance.choice(list(copies))
+            volume.rollback(volume.snapshot(name).epoch)
+            assert contents(volume) == copies[name]
+        elif kind < 0.97:
+            volume.reclaim_step(chance.choice([1, 2, 50]))
+        else:
+            volume.close() if chance.random() < 0.5 else (volume.commit(), volume.abandon())
+            volume = open_volume(path)
+    reclaim_all(volume)
+    for name, copy in copies.items():
+        assert contents(volume.view(volume.snapshot(name).epoch)) == copy
+    used = volume.statfs().used
+    volume.close()
+    assert [str(finding) for finding in check_volume(path)] == []
+    assert layer_bytes(path) == used
+
+
+def test_destroying_all_snapshots_leaves_what_the_live_view_needs(pool: Pool) -> None:
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    with open_volume(path) as volume:
+        ino = volume.mknod(ROOT_INO, b"f", stat.S_IFREG | 0o644, uid=0, gid=0).ino
+        for number in range(20):
+            volume.write(ino, 0, bytes([number]) * 50 * BLOCK)
+            volume.seal(f"s{number}")
+        assert volume.statfs().used == 20 * 50 * BLOCK
+        for number in range(20):
+            volume.destroy_snapshot(f"s{number}")
+        reclaim_all(volume)
+        assert volume.statfs().used == 50 * BLOCK
+        assert volume.read(ino, 0, 50 * BLOCK) == bytes([19]) * 50 * BLOCK
+    assert layer_bytes(path) == 50 * BLOCK
+    assert len(list((path / "layers").glob("*/*"))) == 1
+
+
+def test_a_layer_is_kept_until_the_commit_that_freed_it_is_durable(pool: Pool) -> None:
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    with open_volume(path) as volume:
+        ino = volume.mknod(ROOT_INO, b"f", stat.S_IFREG | 0o644, uid=0, gid=0).ino
+        volume.write(ino, 0, b"x" * BLOCK)
+        volume.commit()
+        layer = next((path / "layers").glob(f"*/{ino}.*"))
+        volume.unlink(ROOT_INO, b"f")
+        volume.reclaim_step()
+        assert layer.exists()  # a crash now brings the file back
+        volume.dirty_data().run()
+        volume.commit_nowait()
+        volume.reclaim_step()
+        assert layer.exists()  # committed, but the log is not on the disk
+        volume.sync_log()
+        volume.reclaim_step()
+        assert not layer.exists()
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "rollbacks", "ancestor"),
+    [
+        ([], [], 0),
+        ([1, 3, 5], [], 5),
+        ([1, 3, 5], [(6, 3)], 3),
+        ([1, 3, 5, 6], [(6, 3)], 6),
+        ([1, 5], [(6, 3)], 1),
+        ([5], [(6, 3)], 0),
+        ([1, 3, 5], [(4, 1), (6, 3)], 3),
+        ([1, 3, 5], [(4, 1), (6, 5)], 5),
+        ([1, 3], [(4, 1), (6, 5)], 1),
+    ],
+)
+def test_the_newest_ancestor_leaves_out_what_rollbacks_left_aside(
+    snapshots: list[int], rollbacks: list[tuple[int, int]], ancestor: int
+) -> None:
+    assert newest_ancestor(snapshots, rollbacks) == ancestor
