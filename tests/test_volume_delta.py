@@ -11,6 +11,7 @@ import pytest
 from nasfs.volume import (
     BLOCK,
     ROOT_INO,
+    Ino,
     Pool,
     View,
     Volume,
@@ -49,7 +50,8 @@ def view_content(view: View, ino: int) -> bytes:
 
 def change_something(volume: Volume, chance: random.Random, rounds: int) -> None:
     """A random history: what users do to a tree."""
-    dirs, files = [ROOT_INO], []
+    dirs = [ROOT_INO]
+    files: list[Ino] = []
 
     def collect(ino: int) -> None:
         for _, inode in volume.readdir(ino, 0, 10_000):

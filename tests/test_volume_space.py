@@ -9,6 +9,7 @@ views need, to the block.
 from __future__ import annotations
 
 import random
+import sqlite3
 import stat
 
 import pytest
@@ -89,7 +90,11 @@ def test_every_block_is_accounted_for_and_comes_back(pool: Pool, seed: int) -> N
         elif kind < 0.97:
             volume.reclaim_step(chance.choice([1, 2, 50]))
         else:
-            volume.close() if chance.random() < 0.5 else (volume.commit(), volume.abandon())
+            volume.commit()
+            if chance.random() < 0.5:
+                volume.close()
+            else:
+                volume.abandon()
             volume = open_volume(path)
     reclaim_all(volume)
     for name, copy in copies.items():
@@ -107,15 +112,48 @@ def test_destroying_all_snapshots_leaves_what_the_live_view_needs(pool: Pool) ->
         ino = volume.mknod(ROOT_INO, b"f", stat.S_IFREG | 0o644, uid=0, gid=0).ino
         for number in range(20):
             volume.write(ino, 0, bytes([number]) * 50 * BLOCK)
+            volume.write(ino, 7 * BLOCK, bytes([number]) * BLOCK)
+            volume.setxattr(ino, b"user.n", b"%d" % number)
             volume.seal(f"s{number}")
-        assert volume.statfs().used == 20 * 50 * BLOCK
+            volume.write(ino, 3 * BLOCK, bytes([number]) * BLOCK)  # a leaf row for each epoch
+        assert volume.statfs().used == (20 * 50 + 1) * BLOCK
         for number in range(20):
             volume.destroy_snapshot(f"s{number}")
         reclaim_all(volume)
         assert volume.statfs().used == 50 * BLOCK
         assert volume.read(ino, 0, 50 * BLOCK) == bytes([19]) * 50 * BLOCK
+    db = sqlite3.connect(path / "meta.db")
+    for table in ("inode", "dirent", "xattr", "leaf"):
+        assert db.execute(f"SELECT count(*) FROM {table}_past").fetchone() == (0,)
+    db.close()
     assert layer_bytes(path) == 50 * BLOCK
-    assert len(list((path / "layers").glob("*/*"))) == 1
+    assert len(list((path / "layers").glob("*/*"))) == 2  # one block is of the current epoch
+
+
+def test_what_a_killed_owner_had_not_committed_gives_its_space_back(pool: Pool) -> None:
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    volume = open_volume(path)
+    kept = volume.mknod(ROOT_INO, b"kept", stat.S_IFREG | 0o644, uid=0, gid=0).ino
+    volume.write(kept, 0, b"k" * 3 * BLOCK)
+    volume.commit()
+    volume.write(kept, 3 * BLOCK, b"lost" * BLOCK)
+    for number in range(5):
+        lost = volume.mknod(ROOT_INO, b"%d" % number, stat.S_IFREG | 0o644, uid=0, gid=0).ino
+        volume.write(lost, 0, b"l" * BLOCK)
+    volume.abandon()
+    assert layer_bytes(path) == 12 * BLOCK
+    with open_volume(path) as volume:
+        new = volume.mknod(ROOT_INO, b"new", stat.S_IFREG | 0o644, uid=0, gid=0).ino
+        assert new > lost  # its number had been given
+        volume.setattr(new, size=BLOCK)
+        assert volume.read(new, 0, BLOCK) == bytes(BLOCK)
+        volume.setattr(kept, size=5 * BLOCK)
+        assert volume.read(kept, 3 * BLOCK, 2 * BLOCK) == bytes(2 * BLOCK)
+        reclaim_all(volume)
+        assert volume.statfs().used == 3 * BLOCK
+    assert layer_bytes(path) == 3 * BLOCK
+    assert check_volume(path) == []
 
 
 def test_a_layer_is_kept_until_the_commit_that_freed_it_is_durable(pool: Pool) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from replication.local import VolumeSource
-
 from nasfs.volume import Access, Snapshot, Volume, open_volume
 from replication.client import create_replication, peer_status
 from replication.connection import Connection
 from replication.endpoint import GroupSpec, GroupStatus, VolumeSpec
+from replication.local import VolumeSource
 from replication.sender import Account, replicate
 
 from .context import Node

@@ -6,8 +6,6 @@ import contextlib
 import time
 from pathlib import Path
 
-from replication.local import VolumeSink, create_passive
-
 from nasfs.errors import NasError, Refused
 from nasfs.volume import NoSuchVolume, VolumeBusy, open_pool, open_volume, volume_info
 from replication.endpoint import (
@@ -22,6 +20,7 @@ from replication.endpoint import (
     VolumeStatus,
 )
 from replication.errors import Fenced, PeerBusy
+from replication.local import VolumeSink, create_passive
 from replication.pair import Invitation as PairInvitation
 from replication.pair import check_secret
 from replication.roles import check_term
