@@ -116,7 +116,7 @@ class FileData:
         if size % BLOCK == 0 or self._layer_of(inode, size // BLOCK) == 0:
             return inode
         stop = min(upto, size - size % BLOCK + BLOCK)
-        return self.write(inode, size, bytes(stop - size))
+        return _replace(self.write(inode, size, bytes(stop - size)), size=size)
 
     def _check_room(self, inode: Inode, first: int, stop: int) -> None:
         """ENOSPC before anything is written, if the volume's size does not allow the blocks."""

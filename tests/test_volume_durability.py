@@ -1,0 +1,147 @@
+"""Data before the metadata that names it, and a disk that refuses in the middle of anything."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from nasfs.volume import (
+    BLOCK,
+    ROOT_INO,
+    FsError,
+    Ino,
+    MediaError,
+    Pool,
+    Volume,
+    check_volume,
+    create_volume,
+    open_volume,
+    volume_path,
+)
+from nasfs.volume.media import HostMedia
+
+
+class WatchedMedia(HostMedia):
+    """The host's disk; it knows what was written and not synced, and may refuse a write."""
+
+    def __init__(self, refuse_at: int | None = None, error: int = errno.ENOSPC) -> None:
+        self.unsynced: set[str] = set()
+        self.writes = 0
+        self._refuse_at = refuse_at
+        self._error = error
+
+    def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
+        self.writes += 1
+        if self.writes == self._refuse_at:
+            raise MediaError(self._error, "the disk of the test")
+        self.unsynced.add(os.readlink(f"/proc/self/fd/{fd}"))
+        super().write(fd, parts, offset)
+
+    def sync_files(self, paths: Sequence[Path]) -> None:
+        super().sync_files(paths)
+        self.unsynced -= {str(path.resolve()) for path in paths}
+
+
+@pytest.fixture
+def path(pool: Pool) -> Path:
+    create_volume(pool, "v", size=1 << 40)
+    return volume_path(pool, "v")
+
+
+def new_file(volume: Volume, name: bytes) -> Ino:
+    return volume.mknod(ROOT_INO, name, stat.S_IFREG | 0o644, uid=0, gid=0).ino
+
+
+@pytest.mark.parametrize("files", [3, 2 * HostMedia.MANY])
+def test_a_commit_and_a_seal_sync_every_layer_that_was_written(path: Path, files: int) -> None:
+    media = WatchedMedia()
+    with open_volume(path, media=media) as volume:
+        inos = [new_file(volume, b"%d" % number) for number in range(files)]
+        for finish in (volume.commit, lambda: volume.seal("s"), volume.commit):
+            for ino in inos:
+                volume.write(ino, 0, b"x" * BLOCK)
+            assert len(media.unsynced) == files
+            finish()
+            assert media.unsynced == set()
+
+
+def test_metadata_is_not_committed_while_another_sync_is_under_way(path: Path) -> None:
+    media = WatchedMedia()
+    with open_volume(path, media=media) as volume:
+        volume.write(new_file(volume, b"f"), 0, b"x")
+        taken = volume.dirty_data()  # somebody took it, and has not synced it yet
+        volume.commit()
+        assert media.unsynced == set()
+        taken.run()
+
+
+def test_a_sync_that_fails_leaves_the_data_to_the_next(path: Path) -> None:
+    class Failing(WatchedMedia):
+        def sync_files(self, paths: Sequence[Path]) -> None:
+            raise MediaError(errno.EIO, "the disk of the test")
+
+    media = Failing()
+    volume = open_volume(path, media=WatchedMedia())
+    volume.close()
+    with pytest.raises(MediaError):
+        open_and_write(path, media)
+    assert check_volume(path) == []
+
+
+def open_and_write(path: Path, media: HostMedia) -> None:
+    with open_volume(path, media=media) as volume:
+        volume.write(new_file(volume, b"f"), 0, b"x")
+        volume.commit()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_write_that_is_refused_changes_nothing_at_whichever_it_is(pool: Pool, error: int) -> None:
+    for refuse_at in range(1, 60, 3):
+        create_volume(pool, f"v{refuse_at}", size=1 << 40)
+        path = volume_path(pool, f"v{refuse_at}")
+        chance = random.Random(7)
+        contents: dict[Ino, bytearray] = {}
+        refused = 0
+        with open_volume(path, media=WatchedMedia(refuse_at, error)) as volume:
+            for number in range(60):
+                if number % 9 == 0:
+                    contents[new_file(volume, b"%d" % number)] = bytearray()
+                if number % 13 == 12:
+                    volume.seal(f"s{number}")
+                ino = chance.choice(list(contents))
+                offset, data = chance.randrange(30_000), chance.randbytes(6000)
+                before = contents[ino]
+                try:
+                    volume.write(ino, offset, data)
+                except MediaError as exc:
+                    refused += exc.errno == error
+                    size = volume.getattr(ino).size
+                    if size != len(before):
+                        pytest.fail(f"the size moved from {len(before)} to {size}")
+                else:
+                    before.extend(bytes(max(0, offset + len(data) - len(before))))
+                    before[offset : offset + len(data)] = data
+            for ino, data in contents.items():
+                assert volume.read(ino, 0, 1 << 20) == data
+        assert refused == 1
+        assert check_volume(path) == []
+
+
+def test_a_directory_does_not_move_below_itself(path: Path) -> None:
+    with open_volume(path) as volume:
+        outer = volume.mkdir(ROOT_INO, b"outer", 0o755, uid=0, gid=0).ino
+        inner = volume.mkdir(outer, b"inner", 0o755, uid=0, gid=0).ino
+        for target in (outer, inner):
+            with pytest.raises(FsError) as caught:
+                volume.rename(ROOT_INO, b"outer", target, b"x")
+            assert caught.value.errno == errno.EINVAL
+        with pytest.raises(FsError) as caught:
+            volume.rename(outer, b"inner", ROOT_INO, b"outer", 2)
+        assert caught.value.errno == errno.EINVAL
+    assert check_volume(path) == []
