@@ -119,9 +119,9 @@ def wait_for_end(pidfd: int, timeout_s: float = 60) -> None:
 
 
 @contextmanager
-def mounted(base: Path, *, interval_s: float = 5.0) -> Iterator[TestMount]:
+def mounted(base: Path, *, interval_s: float = 5.0, size: int = 1 << 40) -> Iterator[TestMount]:
     """A fresh volume, mounted; at the end its log must be clean and its invariants hold."""
-    create_volume(create_pool(base / "pool"), "home", size=1 << 40)
+    create_volume(create_pool(base / "pool"), "home", size=size)
     mount = TestMount(base, interval_s)
     mount.root.mkdir()
     try:

@@ -395,12 +395,20 @@ def test_listings_begin_with_the_directory_and_its_parent(root: Path) -> None:
     ]
 
 
-def test_statfs_counts_what_files_use(mount: TestMount) -> None:
-    before = os.statvfs(mount.root)
-    assert before.f_blocks * before.f_frsize == 1 << 40
-    (mount.root / "file").write_bytes(b"x" * 4_096_000)
-    after = os.statvfs(mount.root)
-    assert before.f_bfree - after.f_bfree == 1_000
+def test_statfs_counts_what_files_use(tmp_path: Path) -> None:
+    with mounted(tmp_path, size=100 << 20) as mount:
+        before = os.statvfs(mount.root)
+        assert before.f_blocks * before.f_frsize == 100 << 20
+        (mount.root / "file").write_bytes(b"x" * 4_096_000)
+        after = os.statvfs(mount.root)
+        assert before.f_bfree - after.f_bfree == 1_000
+
+
+def test_statfs_never_tells_more_than_the_pool_has(mount: TestMount) -> None:
+    told = os.statvfs(mount.root)
+    assert told.f_blocks * told.f_frsize == 1 << 40
+    disk = os.statvfs(mount.base)
+    assert told.f_bavail * told.f_frsize < disk.f_blocks * disk.f_frsize
 
 
 def test_the_full_volume_says_so_and_keeps_what_it_has(root: Path) -> None:
