@@ -127,8 +127,8 @@ def test_a_write_that_is_refused_changes_nothing_at_whichever_it_is(pool: Pool, 
                 else:
                     before.extend(bytes(max(0, offset + len(data) - len(before))))
                     before[offset : offset + len(data)] = data
-            for ino, data in contents.items():
-                assert volume.read(ino, 0, 1 << 20) == data
+            for ino, content in contents.items():
+                assert volume.read(ino, 0, 1 << 20) == content
         assert refused == 1
         assert check_volume(path) == []
 

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from nasfs.node.words import render_size
-
 from .session import Json, client, print_json, print_table
+from .volume import figures
 
 
 def status(as_json: Json = False) -> None:
@@ -23,9 +22,8 @@ def status(as_json: Json = False) -> None:
     typer.echo(f"node {view.node.name}, nasfs {view.version}; {partner}\n")
     print_table(
         ["VOLUME", "USED", "SIZE", "SNAPSHOTS", "STATE", "MOUNT POINT"],
-        [(v.name, render_size(v.used), render_size(v.size), v.snapshots, v.mount_state,
-          v.mountpoint) for v in view.volumes],
-    )  # fmt: skip
+        [(v.name, *figures(v), v.mount_state, v.mountpoint) for v in view.volumes],
+    )
     if view.groups:
         typer.echo()
         sends = {send.group: send for send in view.replications}

@@ -55,8 +55,7 @@ def list_(as_json: Json = False) -> None:
     print_table(
         ["VOLUME", "USED", "SIZE", "SNAPSHOTS", "GROUP", "STATE", "MOUNT POINT"],
         [
-            (v.name, render_size(v.used), render_size(v.size), v.snapshots, v.group or "-",
-             v.mount_state, v.mountpoint)
+            (v.name, *figures(v), v.group or "-", v.mount_state, v.mountpoint)
             for v in views
         ],
     )  # fmt: skip
@@ -74,15 +73,28 @@ def show(name: Volume, as_json: Json = False) -> None:
         _print(view)
 
 
+def figures(view: VolumeView) -> tuple[str, str, str]:
+    """Used, size, snapshots for a table; nothing is told of a volume that can't be read."""
+    if not view.provision:
+        return "?", "?", "?"
+    return render_size(view.used), render_size(view.size), str(view.snapshots)
+
+
 def _print(view: VolumeView) -> None:
     print_fields(
         [
             ("volume", view.name),
             ("uuid", view.uuid),
             ("size", f"{render_size(view.size)} ({view.provision})" if view.provision else ""),
-            ("used", f"{render_size(view.used)}, {render_size(view.live)} of it live"),
-            ("inodes", view.inodes),
-            ("snapshots", view.snapshots),
+            *(
+                (
+                    ("used", f"{render_size(view.used)}, {render_size(view.live)} of it live"),
+                    ("inodes", view.inodes),
+                    ("snapshots", view.snapshots),
+                )
+                if view.provision
+                else ()
+            ),
             ("group", view.group),
             ("mount point", view.mountpoint),
             ("state", view.mount_state + (" (kept mounted)" if view.wanted else "")),

@@ -1,8 +1,8 @@
 """Proving the invariants of docs/FORMAT.md.  Reads only; one function per invariant.
 
-Works on a volume that nobody owns, and on a mounted one (what its owner has committed: one read
-transaction sees one state of the tables; layer files are compared only where no commit can be in
-flight, that is, for everything that a row names).
+Works on a volume that nobody owns, and on a mounted one: one read transaction sees one committed
+state of the tables.  Its owner may meanwhile give back a layer that this state still names, so
+what is found is looked for once more, in the state of then, before it is told.
 """
 
 from __future__ import annotations
@@ -52,6 +52,14 @@ def check_volume(path: Path, progress: Callable[[str], None] = lambda step: None
     Raises:
         CorruptionError, FormatError: meta.db can't be read at all.
     """
+    found = {finding.invariant for finding in _look_once(path, progress)}
+    if not found:
+        return []
+    progress("what was found, once more")
+    return [f for f in _look_once(path, lambda step: None) if f.invariant in found]
+
+
+def _look_once(path: Path, progress: Callable[[str], None]) -> list[Finding]:
     store = Store(path / "meta.db", Access.READ_ONLY)
     layers = Layers(path / "layers", HostMedia())
     try:
