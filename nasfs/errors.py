@@ -29,37 +29,19 @@ class Failed(NasError):
         return self.message
 
 
-@dataclass(eq=False)
-class ConfigError(NasError):
+class ConfigError(Failed):
     """The person's input: a word, a size, a file that we can't make sense of."""
 
-    exit_code: ClassVar[int] = 2
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return self.message
+    exit_code = 2
 
 
-@dataclass(eq=False)
-class Refused(NasError):
+class Refused(Failed):
     """It would lose data or break a rule, and nobody named that loss with an option."""
 
-    exit_code: ClassVar[int] = 3
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return self.message
+    exit_code = 3
 
 
-@dataclass(eq=False)
-class Unreachable(NasError):
+class Unreachable(Failed):
     """The daemon or the peer does not answer."""
 
-    exit_code: ClassVar[int] = 4
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return self.message
+    exit_code = 4

@@ -16,7 +16,9 @@ from nasfs.volume import (
     Delta,
     Epoch,
     ExtentPosition,
+    Ino,
     Inode,
+    Layer,
     Pool,
     RowPosition,
     Snapshot,
@@ -177,6 +179,31 @@ def _pieces(delta: Delta, after: ExtentPosition | None) -> Iterator[ChangedExten
         yield msgspec.structs.replace(extent, start=start)
 
 
+def _inode(row: InodeRow) -> Inode:
+    """As the engine wants it; where its blocks lie is not the row's to say."""
+    return Inode(
+        ino=Ino(row.ino),
+        born=Epoch(0),
+        generation=row.generation,
+        mode=row.mode,
+        uid=row.uid,
+        gid=row.gid,
+        nlink=row.nlink,
+        rdev=row.rdev,
+        size=row.size,
+        atime_ns=row.atime_ns,
+        mtime_ns=row.mtime_ns,
+        ctime_ns=row.ctime_ns,
+        btime_ns=row.btime_ns,
+        parent=row.parent,
+        target=row.target,
+        layer=Layer(0),
+        layer_end=0,
+        leaves=0,
+        blocks=0,
+    )
+
+
 class VolumeSink:
     """A volume of the passive site; this process is its owner until `close`."""
 
@@ -226,22 +253,7 @@ class VolumeSink:
     def _apply_row(self, row: Row) -> None:
         match row:
             case InodeRow():
-                self._applier.put_inode(
-                    row.ino,
-                    generation=row.generation,
-                    mode=row.mode,
-                    uid=row.uid,
-                    gid=row.gid,
-                    nlink=row.nlink,
-                    rdev=row.rdev,
-                    size=row.size,
-                    atime_ns=row.atime_ns,
-                    mtime_ns=row.mtime_ns,
-                    ctime_ns=row.ctime_ns,
-                    btime_ns=row.btime_ns,
-                    parent=row.parent,
-                    target=row.target,
-                )
+                self._applier.put_inode(_inode(row))
             case DirentRow():
                 self._applier.put_dirent(row.parent, row.name, row.cookie, row.ino, row.kind)
             case XattrRow():

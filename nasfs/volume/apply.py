@@ -14,7 +14,7 @@ import msgspec
 from nasfs.volume.errors import FsError
 from nasfs.volume.files import DIR_SIZE
 from nasfs.volume.rollback import roll_back
-from nasfs.volume.types import BLOCK, INO_BITS, ROOT_INO, Epoch, Ino, Inode, Layer, Snapshot
+from nasfs.volume.types import BLOCK, INO_BITS, ROOT_INO, Epoch, Inode, Layer, Snapshot
 from nasfs.volume.volume import Volume
 
 _replace = msgspec.structs.replace
@@ -30,58 +30,35 @@ class Applier:
 
     # rows
 
-    def put_inode(
-        self,
-        ino: int,
-        *,
-        generation: int,
-        mode: int,
-        uid: int,
-        gid: int,
-        nlink: int,
-        rdev: int,
-        size: int,
-        atime_ns: int,
-        mtime_ns: int,
-        ctime_ns: int,
-        btime_ns: int,
-        parent: int,
-        target: bytes | None,
-    ) -> None:
-        """The inode is this from now on; its blocks stay, but for those past a smaller size."""
+    def put_inode(self, given: Inode) -> None:
+        """The inode is this from now on.
+
+        Of *given* counts what a file is; where its blocks lie is this volume's own (those past a
+        smaller size are dropped), so `born` and the columns of the block map are ignored.
+        """
         self._begin()
-        _check_number(ino)
+        _check_number(given.ino)
         store = self._store
-        inode = store.inode.get((ino,))
-        new = inode is None
-        if inode is None:
-            inode = Inode(
-                Ino(ino), self._volume.epoch, generation, mode, uid, gid, nlink, rdev, 0,
-                atime_ns, mtime_ns, ctime_ns, btime_ns, parent, target, Layer(0), 0, 0, 0,
-            )  # fmt: skip
+        stored = store.inode.get((given.ino,))
+        if stored is None:
+            mine = _replace(given, size=0, layer=Layer(0), layer_end=0, leaves=0, blocks=0)
             store.counters.inodes += 1
-            store.counters.next_ino = max(store.counters.next_ino, ino + 1)
-            store.counters.reserved_ino = max(store.counters.reserved_ino, ino + 1)
-        inode = _replace(inode, born=self._volume.epoch)
-        if size < inode.size and inode.is_file:
-            inode = self._data.truncate(inode, size)
+            store.counters.next_ino = max(store.counters.next_ino, given.ino + 1)
+            store.counters.reserved_ino = max(store.counters.reserved_ino, given.ino + 1)
+        else:
+            mine = stored
+        mine = _replace(mine, born=self._volume.epoch)
+        if given.size < mine.size and mine.is_file:
+            mine = self._data.truncate(mine, given.size)
         inode = _replace(
-            inode,
-            generation=generation,
-            mode=mode,
-            uid=uid,
-            gid=gid,
-            nlink=nlink,
-            rdev=rdev,
-            size=size,
-            atime_ns=atime_ns,
-            mtime_ns=mtime_ns,
-            ctime_ns=ctime_ns,
-            btime_ns=btime_ns,
-            parent=parent,
-            target=target,
+            given,
+            born=mine.born,
+            layer=mine.layer,
+            layer_end=mine.layer_end,
+            leaves=mine.leaves,
+            blocks=mine.blocks,
         )
-        store.inode.put((ino,), inode, new=new)
+        store.inode.put((inode.ino,), inode, new=stored is None)
 
     def drop_inode(self, ino: int) -> None:
         self._begin()

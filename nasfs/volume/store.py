@@ -175,12 +175,20 @@ class Store:
     def sync_log(self) -> None:
         """Make what was committed durable.  May be called in a thread."""
         # Closing a descriptor of the WAL drops no lock: SQLite's are on meta.db and -shm.
-        if self._wal_fd is None:
-            self._wal_fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if self._wal_fd is None:
+                self._wal_fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+                self._sync_directory()  # the log may be new: its name has to survive, too
             os.fdatasync(self._wal_fd)
         except OSError as exc:
             raise MediaError(exc.errno or errno.EIO, f"sync of {self.path.name}") from exc
+
+    def _sync_directory(self) -> None:
+        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def checkpoint_needed(self) -> bool:
         try:
