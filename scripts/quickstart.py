@@ -154,13 +154,18 @@ class Step:
         self.title = title
         self.figures = ""
         self._began = time.monotonic()
+        self._status = console.status(title)
 
     def __enter__(self) -> Step:
-        if console.is_terminal:
-            console.print(f"   {self.title} ...", end="\r")
+        self._status.start()
         return self
 
+    def say(self, progress: str) -> None:
+        """Shown while the step runs, on a terminal."""
+        self._status.update(f"{self.title}: {progress}")
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._status.stop()
         seconds = time.monotonic() - self._began
         mark = "[green]ok[/]" if kind is None else "[red]failed[/]"
         console.print(f"{mark} {self.title}: {self.figures or 'done'} [dim]({seconds:.1f} s)[/]")
@@ -218,9 +223,10 @@ def corner_cases(top: Path) -> None:
             image.write(os.urandom(1 << 20))
 
 
-def fill(mount: Path) -> tuple[int, int]:
+def fill(mount: Path, step: Step) -> tuple[int, int]:
     """Copy real trees into the volume; files and bytes in it then."""
     for number, source in enumerate(choose_sources()):
+        step.say(f"{source}, {os.statvfs(mount).f_files - os.statvfs(mount).f_ffree} inodes so far")
         target = mount / f"{number:03}-{source.name}"
         subprocess.run(["cp", "-a", "--", source, target], check=True)
     corner_cases(mount / "corner cases")
@@ -359,7 +365,7 @@ def tell(a: Node, b: Node) -> None:
         a.run("volume", "create", "tank/home", "--size", "100G", "--mountpoint", str(volume))
         a.run("volume", "mount", "tank/home")
     with Step("a real tree copied into it (cp -a)") as step:
-        files, used = fill(volume)
+        files, used = fill(volume, step)
         if files < FILES_WANTED:
             console.print(f"   [yellow]this machine has only {files} files to copy[/]")
         step.figures = f"{files} files, {size(used)}"

@@ -29,6 +29,7 @@ from nasfs.fuse.control import ControlServer, ControlSocket
 from nasfs.fuse.mountpoint import (
     FSTYPE,
     announce,
+    check_mountpoint,
     detach_dead,
     find_mount,
     fusermount,
@@ -79,7 +80,7 @@ def run_mount(
         Failed: the mount point or the volume cannot be used, or what was written last could not
             be made durable.
     """
-    path = prepare_mountpoint(mountpoint)
+    path = check_mountpoint(mountpoint)
     _allow_many_files()
     access = Access.READ_WRITE if snapshot is None else Access.READ_ONLY
     with ExitStack() as stack:  # its end, from below: durable, then unmounted, then announced
@@ -102,6 +103,7 @@ def run_mount(
             stack.callback(listening.close)
             service = Service(volume, path, trees, writer.committer)
             server = ControlServer(listening, service.handlers(), pyfuse3.terminate)
+        prepare_mountpoint(path)
         kernel.open(operations, path, _options(fsname, allow_other, read_only=writer is None))
         announce(ending, path)
         log.info("mounted %s at %s", fsname, path)

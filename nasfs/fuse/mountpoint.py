@@ -56,17 +56,19 @@ def resolve(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def prepare_mountpoint(path: Path) -> Path:
-    """The place for a mount, resolved; a dead FUSE mount in it is detached.
+def check_mountpoint(path: Path) -> Path:
+    """The place for a mount, resolved; there may be a dead FUSE mount in it.
+
+    A dead mount stays as long as it can: while it is there, nobody writes into the directory
+    below it, where it would be hidden by the next mount.
 
     Raises:
         Failed: it is missing, no directory, or something is mounted there.
     """
     path = resolve(path)
     mount = find_mount(path)
-    while mount is not None and is_dead(mount):
-        detach_dead(path)
-        mount = find_mount(path)
+    if mount is not None and is_dead(mount):
+        return path
     if mount is not None:
         raise Failed(
             f"{path} is busy: {mount.source} ({mount.fstype}) is mounted there",
@@ -81,6 +83,14 @@ def prepare_mountpoint(path: Path) -> Path:
     if not is_directory:
         raise Failed(f"the mount point {path} is not a directory")
     return path
+
+
+def prepare_mountpoint(path: Path) -> Path:
+    """Like `check_mountpoint`, and a dead FUSE mount is detached: right before the next one."""
+    path = check_mountpoint(path)
+    while (mount := find_mount(path)) is not None and is_dead(mount):
+        detach_dead(path)
+    return check_mountpoint(path)
 
 
 def is_dead(mount: Mount) -> bool:

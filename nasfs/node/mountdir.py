@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from nasfs.errors import Failed
-from nasfs.fuse.mountpoint import detach_dead, find_mount, is_dead, prepare_mountpoint, resolve
+from nasfs.fuse.mountpoint import check_mountpoint, detach_dead, find_mount, is_dead, resolve
 
 
 def prepare(mountpoint: Path) -> None:
-    """Make the directory, and free it of a mount whose process is gone.
+    """Make the directory; a mount whose process is gone may be there until the next one comes.
 
     Raises:
         Failed: it cannot be made, is no directory, or something is mounted there.
@@ -22,7 +22,7 @@ def prepare(mountpoint: Path) -> None:
             raise Failed(f"the mount point {mountpoint} is not a directory") from exc
         except OSError as exc:
             raise Failed(f"cannot make the mount point {mountpoint}: {exc.strerror}") from exc
-    prepare_mountpoint(mountpoint)
+    check_mountpoint(mountpoint)
 
 
 def clear_dead(mountpoint: Path) -> None:
