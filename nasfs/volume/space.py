@@ -7,9 +7,10 @@ else free.  The two counters move with every change; blocks that became free are
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 
 from nasfs.volume.blockmap import Ranges, length, map_runs, subtract, union
 from nasfs.volume.layers import Layers
@@ -98,26 +99,20 @@ class Space:
     def snapshot_ranges(self, ino: int, without: int | None = None) -> LayerRanges:
         """What the snapshots reach of an inode, *without* one of them (an epoch)."""
         self._store.flush()
-        inodes = self._versions("inode", "born, layer, layer_end, size, mode", ino)
+        inodes = self._versions("inode", "born, layer, layer_end, size", ino)
         leaves = self._versions("leaf", "born, region, map", ino)
-        changes = sorted(
-            {row[0] for row in (*inodes, *leaves)} | {row[-1] for row in (*inodes, *leaves)}
-        )
-        seen: set[int] = set()
+        changes = sorted({epoch for row in (*inodes, *leaves) for epoch in (row[0], row[-1])})
+        epochs = [s.epoch for s in self._store.all_snapshots if s.epoch != without]
         runs: list[Run] = []
-        for snapshot in self._store.all_snapshots:
-            epoch = snapshot.epoch
-            if epoch == without:
-                continue
-            stretch = bisect_right(changes, epoch)
-            if stretch in seen:  # nothing of this inode changed since the snapshot before
-                continue
-            seen.add(stretch)
-            visible = [row for row in inodes if row[0] <= epoch < row[-1]]
+        for start, stop in pairwise(changes):  # nothing of the inode changes within a stretch
+            index = bisect_left(epochs, start)
+            if index == len(epochs) or epochs[index] >= stop:
+                continue  # no snapshot saw this stretch
+            visible = [row for row in inodes if row[0] <= start < row[-1]]
             if not visible:
                 continue
-            _, layer, layer_end, size, _, _ = visible[0]
-            parts = sorted((row[1], row[2]) for row in leaves if row[0] <= epoch < row[-1])
+            _, layer, layer_end, size, _ = visible[0]
+            parts = sorted((row[1], row[2]) for row in leaves if row[0] <= start < row[-1])
             runs += map_runs(layer, layer_end, parts, 0, -(-size // BLOCK))
         return by_layer(runs)
 
