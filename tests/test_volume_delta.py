@@ -11,8 +11,10 @@ import pytest
 from nasfs.volume import (
     BLOCK,
     ROOT_INO,
+    Applier,
     Ino,
     Pool,
+    Snapshot,
     View,
     Volume,
     check_volume,
@@ -227,3 +229,51 @@ def test_large_attributes_travel_in_batches_that_fit_a_frame(pair: tuple[Path, P
     sink.close()
     source.close()
     assert check_volume(passive) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_half_a_delta_is_taken_back_to_the_newest_snapshot(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """What a failover begins with; and what a receiver does when the sender changed its mind."""
+    monkeypatch.setattr("replication.local.ROWS_A_BATCH", 10)
+    monkeypatch.setattr("replication.local.BYTES_A_BATCH", 4 * BLOCK)
+    active, passive = pair
+    chance = random.Random(seed)
+    with open_volume(active) as volume:
+        change_something(volume, chance, 150)
+        first = ref(volume.seal("one"))
+        change_something(volume, chance, 150)
+        second = ref(volume.seal("two"))
+    source, sink = VolumeSource(active), VolumeSink(passive)
+    transfer(source, sink, None, first)
+    progress = Progress(first.guid, second, source.total(first.guid, second.guid))
+    sink.begin(progress)
+    batches = list(source.read_delta(first.guid, second.guid, b""))
+    for batch in batches[: chance.randrange(1, len(batches))]:
+        sink.apply(batch)
+        sink.commit(progress)
+    sink.close()
+    with open_volume(passive) as copy:
+        epoch = copy.snapshot(first.guid).epoch
+        assert whole(copy) != whole(copy.view(epoch))
+        Applier(copy).reset(epoch)
+        assert Applier(copy).progress() is None
+        assert whole(copy) == whole(copy.view(epoch))
+        copy.skip_inode_numbers()
+        new = copy.mknod(ROOT_INO, b"new", stat.S_IFREG | 0o644, uid=0, gid=0).ino
+        assert new > 1 << 32
+        copy.unlink(ROOT_INO, b"new")
+    assert check_volume(passive) == []
+    sink = VolumeSink(passive)
+    transfer(source, sink, first.guid, second)
+    sink.close()
+    source.close()
+    with open_volume(passive) as copy, open_volume(active) as volume:
+        seen = copy.view(copy.snapshot(second.guid).epoch)
+        assert whole(seen) == whole(volume.view(volume.snapshot("two").epoch))
+    assert check_volume(passive) == []
+
+
+def ref(snapshot: Snapshot) -> SnapshotRef:
+    return SnapshotRef(snapshot.guid, snapshot.name, snapshot.time_ns, snapshot.snap_group)
