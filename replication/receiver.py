@@ -191,7 +191,7 @@ def _restart(sink: Sink, begin: Begin) -> Progress:
 
 def _check_seal(sink: Sink, progress: Progress, seal: Seal) -> None:
     """Raises DigestMismatch, and forgets the delta: some of what was committed is not right."""
-    if seal.digest == progress.digest and seal.total == progress.done:
+    if seal.digest == progress.digest and seal.total == progress.done == progress.total:
         return
     _restart(sink, Begin(progress.base, progress.target, progress.total))
     raise DigestMismatch(

@@ -583,3 +583,15 @@ def test_a_refused_creation_is_told_with_its_hint(pair: Pair) -> None:
         error = error_of(lambda: create_replication(connection, spec))
     assert isinstance(error, RefusedByPeer)
     assert (error.reason, error.hint) == ("volume taken exists", "choose another name")
+
+
+def test_a_delta_of_another_size_than_announced_is_not_published(pair: Pair) -> None:
+    class Miscounting(History):
+        def total(self, base: str | None, target: str) -> Amount:
+            return super().total(base, target) + Amount(1, 0)
+
+    history = Miscounting()
+    history.add("one", random_files(1, 3, 1000))
+    error = error_of(lambda: replicate(history, pair.connect, GROUP, 1))
+    assert isinstance(error, DigestMismatch)
+    assert pair.b.replica.snapshots() == []
