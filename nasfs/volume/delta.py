@@ -18,12 +18,15 @@ import msgspec
 
 from nasfs.volume.blockmap import diff_runs, map_runs
 from nasfs.volume.layers import Layers
+from nasfs.volume.schema import INODE
 from nasfs.volume.store import Store
 from nasfs.volume.table import Key, RowValues, VersionedTable
 from nasfs.volume.types import BLOCK, Epoch, Inode, Layer, Run
 from nasfs.volume.view import AsOf
 
 PAGE = 1000
+
+_INO, _BORN, _NLINK, _BLOCKS = map(INODE.columns.index, ("ino", "born", "nlink", "blocks"))
 
 Sort = Literal["inode", "dirent", "xattr"]
 
@@ -100,7 +103,7 @@ class Delta:
             for row in page:
                 cursor = (row[width], row[:width])
                 position = RowPosition(stage, *cursor)
-                if sort == "inode" and Inode(*row).nlink == 0:
+                if sort == "inode" and row[_NLINK] == 0:
                     if self._base and self._was_named(row[0]):
                         yield Change(sort, True, row[:width], position)
                     continue
@@ -113,14 +116,14 @@ class Delta:
         while page := table.gone_between(self._base, self._target, cursor, PAGE):
             for died, row in page:
                 cursor = (died, row[:width])
-                if sort == "inode" and Inode(*row).nlink == 0:
+                if sort == "inode" and row[_NLINK] == 0:
                     continue  # it was never there for the other side
                 if table.get_at(row[:width], self._target) is None:
                     yield Change(sort, True, row[:width], RowPosition(stage, *cursor))
 
     def _was_named(self, ino: int) -> bool:
         row = self._store.inodes.get_at((ino,), self._base)
-        return row is not None and Inode(*row).nlink > 0
+        return row is not None and row[_NLINK] > 0
 
     def extents(self, after: ExtentPosition | None = None) -> Iterator[ChangedExtent]:
         """All changed bytes of files behind a position."""
@@ -130,8 +133,10 @@ class Delta:
             cursor = (after.born, (after.ino - 1,))
         while page := self._store.inodes.born_between(self._base, self._target, cursor, PAGE):
             for row in page:
+                cursor = (row[_BORN], (row[_INO],))
+                if not row[_BLOCKS] and not self._base:
+                    continue  # most of a new tree's directories, links and empty files
                 inode = Inode(*row)
-                cursor = (inode.born, (inode.ino,))
                 skip = 0
                 if after is not None and (inode.born, inode.ino) == (after.born, after.ino):
                     skip = after.offset
