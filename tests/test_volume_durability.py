@@ -26,6 +26,8 @@ from nasfs.volume import (
 )
 from nasfs.volume.media import HostMedia
 
+MIB = 1 << 20
+
 
 class WatchedMedia(HostMedia):
     """The host's disk; it knows what was written and not synced, and may refuse a write."""
@@ -144,4 +146,29 @@ def test_a_directory_does_not_move_below_itself(path: Path) -> None:
         with pytest.raises(FsError) as caught:
             volume.rename(outer, b"inner", ROOT_INO, b"outer", 2)
         assert caught.value.errno == errno.EINVAL
+    assert check_volume(path) == []
+
+
+def test_the_log_is_moved_into_the_tables_when_it_is_long(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nasfs.volume.store.CHECKPOINT_BYTES", MIB)
+    log = path / "meta.db-wal"
+    volume = open_volume(path)
+    longest = 0
+    for number in range(40):
+        for count in range(50):
+            ino = new_file(volume, b"%d-%d" % (number, count))
+            volume.setxattr(ino, b"user.k", bytes(2000))
+        volume.dirty_data().run()
+        volume.commit_nowait()
+        longest = max(longest, log.stat().st_size)
+        volume.sync_log()
+        if volume.checkpoint_needed():
+            volume.checkpoint()
+            assert not volume.checkpoint_needed()
+    assert MIB < longest < 3 * MIB
+    volume.abandon()
+    with open_volume(path) as volume:
+        assert len(volume.readdir(ROOT_INO, 0, 10_000)) == 2000
     assert check_volume(path) == []

@@ -201,8 +201,8 @@ class Store:
         # By a connection of its own: readers on ours go on meanwhile.
         other = sqlite3.connect(self.path, isolation_level=None, timeout=0)
         try:
-            # RESTART, not TRUNCATE: the WAL must stay the file whose descriptor we sync.
-            other.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            # It stays the same file, so the descriptor that we sync stays right.
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.DatabaseError as exc:
             self._raise_ours(exc)
         finally:
