@@ -31,7 +31,9 @@ from nasfs.volume import (
 WRITER = """
 import json, random, stat, sys
 from pathlib import Path
+import nasfs.volume.store
 from nasfs.volume import *
+nasfs.volume.store.CHECKPOINT_BYTES = 1 << 18  # so that checkpoints are cut, too
 volume, chance, number = open_volume(Path(sys.argv[1])), random.Random(int(sys.argv[3])), 0
 log = open(sys.argv[2], "w", buffering=1)
 def tell(*words):
