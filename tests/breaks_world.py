@@ -45,7 +45,7 @@ def identity(name: str, address: str, directory: str) -> PeerIdentity:
 
 
 class Receiver:
-    """The passive site: one volume, one group, term 1."""
+    """The passive site: one volume, one group, term 1; a sender asks it for nothing else."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -55,16 +55,16 @@ class Receiver:
         return identity("a", "", self._config.keys_a)
 
     def accept_pairing(self, secret: str, candidate: PeerIdentity) -> None:
-        raise NotImplementedError
+        raise AssertionError("a sender does not ask this")
 
     def create_replication(self, spec: GroupSpec) -> None:
-        raise NotImplementedError
+        raise AssertionError("a sender does not ask this")
 
     def group_term(self, group_uuid: str) -> int:
         return 1
 
     def group_status(self, group_uuid: str) -> GroupStatus:
-        raise NotImplementedError
+        raise AssertionError("a sender does not ask this")
 
     def open_sink(self, group_uuid: str, term: int, volume_uuid: str) -> Sink:
         return VolumeSink(Path(self._config.passive))

@@ -83,25 +83,6 @@ def test_metadata_is_not_committed_while_another_sync_is_under_way(path: Path) -
         taken.run()
 
 
-def test_a_sync_that_fails_leaves_the_data_to_the_next(path: Path) -> None:
-    class Failing(WatchedMedia):
-        def sync_files(self, paths: Sequence[Path]) -> None:
-            raise MediaError(errno.EIO, "the disk of the test")
-
-    media = Failing()
-    volume = open_volume(path, media=WatchedMedia())
-    volume.close()
-    with pytest.raises(MediaError):
-        open_and_write(path, media)
-    assert check_volume(path) == []
-
-
-def open_and_write(path: Path, media: HostMedia) -> None:
-    with open_volume(path, media=media) as volume:
-        volume.write(new_file(volume, b"f"), 0, b"x")
-        volume.commit()
-
-
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
 def test_a_write_that_is_refused_changes_nothing_at_whichever_it_is(pool: Pool, error: int) -> None:
     for refuse_at in range(1, 60, 3):
@@ -171,4 +152,59 @@ def test_the_log_is_moved_into_the_tables_when_it_is_long(
     volume.abandon()
     with open_volume(path) as volume:
         assert len(volume.readdir(ROOT_INO, 0, 10_000)) == 2000
+    assert check_volume(path) == []
+
+
+def test_after_a_statement_failed_no_commit_is_acknowledged(path: Path) -> None:
+    """SQLite itself runs out of pages in the middle of a change."""
+    volume = open_volume(path)
+    kept = new_file(volume, b"kept")
+    volume.commit()
+    written = new_file(volume, b"acknowledged to a writer, not synced")
+    volume.write(written, 0, b"x")
+    pages = volume._store.db.execute("PRAGMA page_count").fetchone()[0]
+    volume._store.db.execute(f"PRAGMA max_page_count = {pages + 3}")
+    with pytest.raises(MediaError) as refused:
+        fill_with_attributes(volume, kept)
+    assert refused.value.errno == errno.ENOSPC
+    assert volume.changed  # so whoever commits in the background asks, and hears of it
+    for acknowledge in (volume.commit, lambda: volume.seal("s"), volume.commit):
+        with pytest.raises((MediaError, FsError)):
+            acknowledge()
+    assert not volume.writable
+    assert volume.lookup(ROOT_INO, b"kept").ino == kept
+    volume.close()
+    with open_volume(path) as volume:
+        assert [entry.name for entry, _ in volume.readdir(ROOT_INO, 0, 10)] == [b"kept"]
+        assert volume.snapshots() == []
+    assert check_volume(path) == []
+
+
+def fill_with_attributes(volume: Volume, ino: Ino) -> None:
+    for number in range(1000):
+        volume.setxattr(ino, b"user.%d" % number, bytes(3000))
+
+
+def test_after_a_failed_sync_no_later_commit_is_acknowledged(path: Path) -> None:
+    """The host drops pages that it could not write: a second sync would tell that all is well."""
+
+    class FailingOnce(WatchedMedia):
+        failed = False
+
+        def sync_files(self, paths: Sequence[Path]) -> None:
+            if paths and not self.failed:
+                self.failed = True
+                raise MediaError(errno.EIO, "the disk of the test")
+            super().sync_files(paths)
+
+    volume = open_volume(path, media=FailingOnce())
+    volume.write(new_file(volume, b"f"), 0, b"x")
+    with pytest.raises(MediaError):
+        volume.commit()
+    for acknowledge in (volume.commit, lambda: volume.seal("s")):
+        with pytest.raises((MediaError, FsError)):
+            acknowledge()
+    volume.close()
+    with open_volume(path) as volume:
+        assert volume.readdir(ROOT_INO, 0, 10) == []
     assert check_volume(path) == []

@@ -214,8 +214,8 @@ class Committer:
                 raise
             except NasError as exc:  # of that job alone: a name that is taken, for instance
                 job.error = exc
-        if self._volume.changed:
-            self._volume.commit_nowait()
+        # Also with nothing to commit: it raises if changes were dropped since they were made.
+        self._volume.commit_nowait()
 
     async def _sync_data(self) -> None:
         work = self._volume.dirty_data()

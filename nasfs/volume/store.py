@@ -166,6 +166,7 @@ class Store:
         """Back to the last commit, caches included."""
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
+        self.failure = ""
         self.load_state()
 
     @property
@@ -197,14 +198,20 @@ class Store:
             return False
 
     def checkpoint(self) -> None:
-        """Move the WAL into meta.db and start it again, if no reader is in the way."""
+        """Move the WAL into meta.db and empty it.
+
+        Where a reader is in the way or the disk is full, the WAL stays as it is: nothing is lost
+        by that, and the next time may be better.
+        """
         # By a connection of its own: readers on ours go on meanwhile.
         other = sqlite3.connect(self.path, isolation_level=None, timeout=0)
         try:
             # It stays the same file, so the descriptor that we sync stays right.
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.DatabaseError as exc:
-            self._raise_ours(exc)
+            name = getattr(exc, "sqlite_errorname", "")
+            if not name.startswith(("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED")):
+                self._raise_ours(exc)
         finally:
             other.close()
 

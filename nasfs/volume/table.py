@@ -74,15 +74,18 @@ class VersionedTable:
 
     def get(self, key: Key) -> RowValues | None:
         """The live row."""
-        return self._db.execute(self._sql_get, key).fetchone()  # type: ignore[no-any-return]
+        row: RowValues | None = self._db.execute(self._sql_get, key).fetchone()
+        return row
 
     def get_at(self, key: Key, epoch: int) -> RowValues | None:
         """The row visible at a sealed epoch."""
         row = self.get(key)
         if row is not None and row[len(key)] <= epoch:
             return row
-        found = self._db.execute(self._sql_get_past, (*key, epoch, epoch))
-        return found.fetchone()  # type: ignore[no-any-return]
+        past: RowValues | None = self._db.execute(
+            self._sql_get_past, (*key, epoch, epoch)
+        ).fetchone()
+        return past
 
     def put(self, row: RowValues, stored_born: int | None) -> None:
         """Insert or replace a live row, born in the current epoch.

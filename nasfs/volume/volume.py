@@ -148,8 +148,8 @@ class Volume(Files):
 
     @property
     def changed(self) -> bool:
-        """Something is not committed."""
-        return self._store.changed
+        """Something is not committed, or was dropped and nobody was told yet."""
+        return self._store.changed or bool(self._store.failure)
 
     def dirty_data(self) -> DataSync:
         """What has been written and not synced; its `run` may be called in a thread."""
@@ -164,7 +164,7 @@ class Volume(Files):
         self._commit_metadata()
 
     def _commit_metadata(self) -> None:
-        self._check_failure()
+        self._check_not_lost()
         if self._store.db.in_transaction and self._store.inos_left() < INO_RESERVE // 2:
             self._store.reserve_inos()  # so that hardly ever a create has to wait for it
         try:
@@ -192,13 +192,37 @@ class Volume(Files):
 
     def commit(self) -> None:
         """Everything that returned before is durable on return."""
-        if not self.writable:
+        if self._lock is None:  # opened read-only: there is nothing of ours to commit
             return
-        self._layers.take_unsynced().run()
+        self._sync_data()
         self._commit_metadata()
-        self.sync_log()
+        self._sync_log()
         if self.checkpoint_needed():
             self.checkpoint()
+
+    def _sync_data(self) -> None:
+        self._check_not_lost()
+        try:
+            self._layers.take_unsynced().run()
+        except MediaError as exc:
+            # The host has dropped pages it could not write, and a second sync would not tell.
+            self.go_read_only(f"file data could not be written: {exc}")
+            raise
+
+    def _sync_log(self) -> None:
+        try:
+            self.sync_log()
+        except MediaError as exc:
+            self.go_read_only(f"the log could not be written: {exc}")
+            raise
+
+    def _check_not_lost(self) -> None:
+        """Before anything is acknowledged: once changes were dropped, nothing is any more."""
+        self._check_failure()
+        if not self.writable:
+            raise MediaError(
+                errno.EIO, f"volume {self.name} is read-only ({self._read_only_reason})"
+            )
 
     # snapshots
 
@@ -244,9 +268,9 @@ class Volume(Files):
         snap_group: str = "",
     ) -> Snapshot:
         """A snapshot of everything that returned before; durable and immutable on return."""
-        self._layers.take_unsynced().run()
+        self._sync_data()
         snapshot = self.seal_nowait(name, guid=guid, time_ns=time_ns, snap_group=snap_group)
-        self.sync_log()
+        self._sync_log()
         return snapshot
 
     def seal_nowait(
