@@ -149,6 +149,8 @@ def test_common_snapshots_are_held_and_surplus_ones_retired(pair: Pair) -> None:
     for name in ("one", "two", "three"):
         pair.replicate(name)
     assert "held by replication" in a.fails(3, "snapshot", "destroy", "tank/home@three")
+    release = ("snapshot", "release", "tank/home@three", "--owner", "replication")
+    assert "next delta" in a.fails(3, *release)
     a.run("snapshot", "destroy", "tank/home@one", "tank/home@two")
     wait_until(
         lambda: (
@@ -159,6 +161,9 @@ def test_common_snapshots_are_held_and_surplus_ones_retired(pair: Pair) -> None:
     )
     assert "newest" in b.fails(3, "snapshot", "destroy", "safe/home@three")
     pair.replicate("four")
+    a.run("replication", "delete", "office")
+    a.run("snapshot", "release", "tank/home@four", "--owner", "replication")
+    a.run("snapshot", "destroy", "tank/home@four")
 
 
 def test_pausing(pair: Pair) -> None:

@@ -15,10 +15,9 @@ from replication.sender import Account, replicate
 from .context import Node
 from .engine import change, info
 from .pairing import connect_peer
-from .records import Group, Replication, VolumeRow
+from .records import HOLDER, Group, Replication, VolumeRow
 from .reports import Done, Running
 
-HOLDER = "replication"
 AUTO_LEVEL = 3
 """The level of compression that ``auto`` means."""
 

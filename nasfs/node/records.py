@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+HOLDER = "replication"
+"""The owner of the holds that keep what the next deltas are computed from."""
+
 
 class Pool(msgspec.Struct, frozen=True):
     uuid: str

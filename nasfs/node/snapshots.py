@@ -11,7 +11,7 @@ from .context import Node
 from .engine import change, info, reclaim_all
 from .inventory import check_active, check_writable
 from .messages import HoldView, SnapshotView, when
-from .records import Group, VolumeRow
+from .records import HOLDER, Group, VolumeRow
 from .state import new_uuid
 from .words import Target, check_name, parse_snapshot, parse_target
 
@@ -146,8 +146,17 @@ def hold_snapshot(node: Node, text: str, owner: str, reason: str) -> SnapshotVie
 
 
 def release_snapshot(node: Node, text: str, owner: str) -> SnapshotView:
-    """Raises NoSuchHold (or what the engine says) if *owner* does not hold it."""
+    """Releasing what is not held changes nothing.
+
+    Raises:
+        Refused: replication holds it and goes on: the next delta is computed from it.
+    """
     row, snapshot = find_snapshot(node, text)
+    if owner == HOLDER and row.group and node.bond.replication(row.group):
+        raise Refused(
+            f"{text} is held for the next delta to the partner",
+            hint="end the replication first: nasfs replication delete",
+        )
     args = {"name": snapshot.name, "owner": owner}
     change(node, row, "release", args, lambda volume: volume.release_hold(snapshot.name, owner))
     node.note("snapshot released", text, f"by {owner}")
@@ -174,7 +183,9 @@ def destroy_snapshots(node: Node, texts: tuple[str, ...], *, dry_run: bool) -> l
                     raise Refused(
                         f"{node.state.volume_name(row)}@{snapshot.name} is held by "
                         + ", ".join(owners),
-                        hint="release the hold first: nasfs snapshot release",
+                        hint="replication releases it when the partner has a newer one"
+                        if owners == [HOLDER]
+                        else "release the hold first: nasfs snapshot release --owner OWNER",
                     )
                 views.append(_view(node, row, snapshot))
     if not dry_run:
