@@ -26,6 +26,7 @@ from nasfs.errors import Failed
 from nasfs.fuse import background
 from nasfs.fuse.commit import Committer, Gate
 from nasfs.fuse.control import ControlServer, ControlSocket
+from nasfs.fuse.loop import shorten
 from nasfs.fuse.mountpoint import (
     FSTYPE,
     announce,
@@ -107,6 +108,7 @@ def run_mount(
         kernel.open(operations, path, _options(fsname, allow_other, read_only=writer is None))
         announce(ending, path)
         log.info("mounted %s at %s", fsname, path)
+        shorten()
         trio.run(_serve, operations, writer, server, on_ready)
     log.info("unmounted %s", path)
 
