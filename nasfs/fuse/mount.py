@@ -89,6 +89,7 @@ def run_mount(
         kernel = stack.enter_context(_KernelMount())
         volume = open_volume(volume_path, access)
         stack.callback(volume.close)
+        volume.wait_for_disk(False)  # requests that need not wait go on meanwhile
         if snapshot is None:
             trees = Trees.live(volume)
             gate = Gate()

@@ -49,6 +49,9 @@ SYSTEM = b"system."
 CAPABILITY_MEMORY = 100_000
 """Inodes of which we remember that they have no capability."""
 
+READ_BYTES = 1 << 20
+"""The most that the kernel reads at once; if it ever wants more, the buffer grows."""
+
 FREE_INODES = 1 << 32
 """What statfs says is left: numbers never run out, space does."""
 
@@ -79,6 +82,7 @@ class Operations(pyfuse3.Operations):
         self._committer = None if writer is None else writer.committer
         self._known = KnownInodes(volume)
         self._no_capability: set[int] = set()
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self.started = trio.Event()
         """Set when the kernel has said hello."""
 
@@ -333,8 +337,12 @@ class Operations(pyfuse3.Operations):
         self._volume.setattr(ino, size=0, mode=stat.S_IMODE(mode & ~dropped) if strip else None)
 
     @handler
-    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return self._trees.of(fh).read(fh, off, size)
+    async def read(self, fh: FileHandleT, off: int, size: int) -> memoryview:  # type: ignore[override]
+        # One buffer for all: pyfuse3 copies it to the kernel before another task can run.
+        if size > len(self._buffer):
+            self._buffer = memoryview(bytearray(size))
+        count = self._trees.of(fh).read_into(fh, off, self._buffer[:size])
+        return self._buffer[:count]
 
     @handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

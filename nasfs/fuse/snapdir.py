@@ -106,7 +106,7 @@ class SnapshotDirectory:
     def readlink(self, number: int) -> bytes:
         raise FsError(errno.EINVAL)
 
-    def read(self, number: int, offset: int, size: int) -> bytes:
+    def read_into(self, number: int, offset: int, buffer: memoryview) -> int:
         raise FsError(errno.EISDIR)
 
     def getxattr(self, number: int, name: bytes) -> bytes:

@@ -1,7 +1,8 @@
 """The one place where our exceptions become error numbers for the kernel.
 
 An exception other than `pyfuse3.FUSEError` in a handler ends the whole mount, so every handler
-is decorated with `handler`.
+is decorated with `handler`.  It also does the waiting for the disk: what is not in memory is
+fetched in a thread, while other requests go on, and then the request begins anew.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyfuse3
+import trio
 
-from nasfs.volume import CorruptionError, FsError, MediaError
+from nasfs.volume import CorruptionError, FsError, MediaError, WouldWait
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +35,20 @@ _Result = TypeVar("_Result")
 def handler(
     function: Callable[Concatenate[_Self, _Args], Coroutine[Any, Any, _Result]],
 ) -> Callable[Concatenate[_Self, _Args], Coroutine[Any, Any, _Result]]:
-    """Let nothing but `FUSEError` (and cancellation) out of a handler."""
+    """Let nothing but `FUSEError` (and cancellation) out of a handler.
+
+    The handler may run several times: where it raises `WouldWait` it has changed nothing.
+    """
     name = function.__name__
 
     async def translated(self: _Self, /, *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
         try:
-            return await function(self, *args, **kwargs)
+            while True:
+                try:
+                    return await function(self, *args, **kwargs)
+                except WouldWait as exc:
+                    fetch = exc.fetch
+                await trio.to_thread.run_sync(fetch)
         except FsError as exc:
             raise pyfuse3.FUSEError(exc.errno) from exc
         except pyfuse3.FUSEError:

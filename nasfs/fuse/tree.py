@@ -52,7 +52,9 @@ class Tree(Protocol):
 
     def readlink(self, number: int) -> bytes: ...
 
-    def read(self, number: int, offset: int, size: int) -> bytes: ...
+    def read_into(self, number: int, offset: int, buffer: memoryview) -> int:
+        """Fill the buffer up to the end of the file; how many bytes that were."""
+        ...
 
     def getxattr(self, number: int, name: bytes) -> bytes: ...
 
@@ -136,8 +138,8 @@ class ViewTree:
     def readlink(self, number: int) -> bytes:
         return self._view.readlink(Ino(number & _INO_MASK))
 
-    def read(self, number: int, offset: int, size: int) -> bytes:
-        return self._view.read(Ino(number & _INO_MASK), offset, size)
+    def read_into(self, number: int, offset: int, buffer: memoryview) -> int:
+        return self._view.read_into(Ino(number & _INO_MASK), offset, buffer)
 
     def getxattr(self, number: int, name: bytes) -> bytes:
         return self._view.getxattr(Ino(number & _INO_MASK), name)

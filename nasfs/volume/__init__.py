@@ -14,6 +14,7 @@ from nasfs.volume.errors import (
     SnapshotHeld,
     VolumeBusy,
     VolumeExists,
+    WouldWait,
 )
 from nasfs.volume.layers import DataSync
 from nasfs.volume.pool import (
@@ -91,6 +92,7 @@ __all__ = [
     "VolumeExists",
     "VolumeInfo",
     "VolumeStats",
+    "WouldWait",
     "check_volume",
     "check_volume_name",
     "create_pool",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nasfs.errors import Failed, NasError
@@ -56,6 +57,17 @@ class FormatError(NasError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.problem}"
+
+
+class WouldWait(Exception):
+    """What is to be read is not in memory, and the caller asked not to wait for the disk.
+
+    Nothing was changed.  Call `fetch` in a thread, then try again.
+    """
+
+    def __init__(self, fetch: Callable[[], None]) -> None:
+        super().__init__()
+        self.fetch = fetch
 
 
 class VolumeBusy(Failed):

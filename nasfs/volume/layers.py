@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from nasfs.volume.errors import CorruptionError, MediaError
+from nasfs.volume.errors import CorruptionError, MediaError, WouldWait
 from nasfs.volume.media import Media
 
 DIRECTORIES = 256
@@ -54,6 +55,8 @@ class Layers:
 
     def __init__(self, directory: Path, media: Media, *, descriptors: int = 2048) -> None:
         self.media = media
+        self.waits = True
+        """Whether `read_into` waits for the disk, or raises `WouldWait`."""
         self._directory = directory
         self._descriptors = descriptors
         self._readers: dict[LayerKey, int] = {}
@@ -69,6 +72,30 @@ class Layers:
         """Exactly *length* bytes; what the file does not hold is zeros."""
         data = self.media.read(self._reader((ino, epoch)), length, offset)
         return data if len(data) == length else data.ljust(length, b"\0")
+
+    def read_into(self, ino: int, epoch: int, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer; what the file does not hold is zeros.
+
+        Raises:
+            WouldWait: `waits` is off, and some of it is not in memory.
+        """
+        key = (ino, epoch)
+        count = self.media.read_into(self._reader(key), buffer, offset, wait=self.waits)
+        if count is None:
+            raise WouldWait(partial(self._fetch, key, len(buffer), offset))
+        if count < len(buffer):
+            buffer[count:] = bytes(len(buffer) - count)
+
+    def _fetch(self, key: LayerKey, length: int, offset: int) -> None:
+        """Bring a part of a layer into the host's memory.  May be called in a thread."""
+        try:  # by a descriptor of its own: the loop may close its own meanwhile
+            fd = self.media.open(self.path(*key), write=False)
+        except MediaError:  # reclaimed meanwhile, perhaps; whoever tries again will see
+            return
+        try:
+            self.media.read(fd, length, offset)
+        finally:
+            self.media.close(fd)
 
     def write(self, ino: int, epoch: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
         """Into the layer of the current epoch, which is made if it is not there."""

@@ -37,6 +37,13 @@ class Media(Protocol):
         """Short only at the end of the file."""
         ...
 
+    def read_into(self, fd: int, buffer: memoryview, offset: int, *, wait: bool) -> int | None:
+        """Fill the buffer; bytes read, fewer only at the end of the file.
+
+        Without *wait*: None if that would take waiting for the disk.
+        """
+        ...
+
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
         """All parts, one behind the other, or `MediaError`."""
         ...
@@ -51,6 +58,20 @@ class Media(Protocol):
 
     def size(self, fd: int) -> int: ...
 
+    def usage(self, path: Path) -> tuple[int, int]:
+        """Size and bytes allocated of a file, without opening it; zeros if it is not there."""
+        ...
+
+    def allocate(self, fd: int, start: int, stop: int, *, keep_size: bool = False) -> None:
+        """Take space for [start, stop) now, so that writes there can't lack it.
+
+        Raises:
+            MediaError: ENOSPC (part of it may be allocated), or EOPNOTSUPP of a host that can't.
+        """
+        ...
+
+    def truncate(self, fd: int, size: int) -> None: ...
+
     def unlink(self, path: Path) -> None:
         """Remove the file; one that is not there is fine."""
         ...
@@ -59,6 +80,14 @@ class Media(Protocol):
 
     def sync_files(self, paths: Sequence[Path]) -> None:
         """Data, sizes and directory entries of these files are on stable storage on return."""
+        ...
+
+    def sync(self, fd: int) -> None:
+        """Data and size of an open file are on stable storage on return; not its name."""
+        ...
+
+    def sync_directory(self, path: Path) -> None:
+        """The names in a directory are on stable storage on return."""
         ...
 
     def free_bytes(self, directory: Path) -> tuple[int, int]:
@@ -74,11 +103,23 @@ def _translated(where: str) -> Iterator[None]:
         raise MediaError(exc.errno or errno.EIO, where) from exc
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 class HostMedia:
     """The host's file system."""
 
     MANY = 48
     """From so many files on, one syncfs is cheaper than a sync for each."""
+
+    _can_tell = True
+    """The host tells whether a read would wait; tmpfs does not, and never waits."""
 
     def open(self, path: Path, *, write: bool) -> int:
         flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
@@ -97,6 +138,25 @@ class HostMedia:
                     break
                 data += more
             return data
+
+    def read_into(self, fd: int, buffer: memoryview, offset: int, *, wait: bool) -> int | None:
+        flags = 0 if wait or not self._can_tell else os.RWF_NOWAIT
+        done = 0
+        with _translated("read of a layer"):
+            while done < len(buffer):
+                try:
+                    count = os.preadv(fd, (buffer[done:],), offset + done, flags)
+                except BlockingIOError:
+                    return None
+                except OSError as exc:
+                    if exc.errno != errno.EOPNOTSUPP or not flags:
+                        raise
+                    self._can_tell, flags = False, 0
+                    continue
+                if not count:
+                    break
+                done += count
+        return done
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
         with _translated("write to a layer"):
@@ -131,6 +191,25 @@ class HostMedia:
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
 
+    def usage(self, path: Path) -> tuple[int, int]:
+        with _translated(str(path)):
+            try:
+                found = os.stat(path)
+            except FileNotFoundError:
+                return 0, 0
+            return found.st_size, found.st_blocks * 512
+
+    def allocate(self, fd: int, start: int, stop: int, *, keep_size: bool = False) -> None:
+        flags = _FALLOC_FL_KEEP_SIZE if keep_size else 0
+        while _libc.fallocate(fd, flags, start, stop - start) != 0:
+            number = ctypes.get_errno()
+            if number != errno.EINTR:  # a large one may be interrupted by any signal
+                raise MediaError(number, "allocation of space")
+
+    def truncate(self, fd: int, size: int) -> None:
+        with _translated("truncation"):
+            os.ftruncate(fd, size)
+
     def unlink(self, path: Path) -> None:
         with _translated(str(path)), suppress(FileNotFoundError):
             os.unlink(path)
@@ -140,35 +219,39 @@ class HostMedia:
             return os.listdir(directory)
 
     def sync_files(self, paths: Sequence[Path]) -> None:
-        if not paths:
+        if len(paths) >= self.MANY:
+            self.sync_filesystem(paths[0].parent)
             return
-        with _translated("sync of layers"):
-            if len(paths) >= self.MANY:
-                self._sync_all(paths[0].parent)
-                return
-            for path in paths:
-                self._sync(path, os.fdatasync)
-            for directory in {path.parent for path in paths}:
-                self._sync(directory, os.fsync)
+        for path in paths:
+            self._sync_file(path)
+        for directory in sorted({path.parent for path in paths}):
+            self.sync_directory(directory)
 
-    def _sync(self, path: Path, call: object) -> None:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:  # reclaimed meanwhile: nothing names it any more
-            return
-        try:
-            assert callable(call)
-            call(fd)
-        finally:
-            os.close(fd)
+    def sync(self, fd: int) -> None:
+        with _translated("sync of a file"):
+            os.fdatasync(fd)
 
-    def _sync_all(self, directory: Path) -> None:
-        fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+    def sync_directory(self, path: Path) -> None:
+        with _translated(f"sync of {path}"), _opened(path) as fd:
+            os.fsync(fd)
+
+    def sync_filesystem(self, directory: Path) -> None:
+        """Everything on the file system of *directory* is on stable storage on return."""
+        with _translated(f"sync of all around {directory}"), _opened(directory) as fd:
             if _libc.syncfs(fd) != 0:
                 raise OSError(ctypes.get_errno(), "syncfs")
+
+    def _sync_file(self, path: Path) -> None:
+        try:
+            fd = self.open(path, write=False)
+        except MediaError as exc:
+            if isinstance(exc.__cause__, FileNotFoundError):
+                return  # reclaimed meanwhile: nothing names it any more
+            raise
+        try:
+            self.sync(fd)
         finally:
-            os.close(fd)
+            self.close(fd)
 
     def free_bytes(self, directory: Path) -> tuple[int, int]:
         with _translated(str(directory)):

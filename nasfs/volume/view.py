@@ -106,23 +106,39 @@ class View(ABC):
 
     def read(self, ino: int, offset: int, size: int) -> bytes:
         """Bytes [offset, offset + size), cut at the end of the file; holes are zeros."""
+        buffer = bytearray(max(0, min(size, self.getattr(ino).size - offset)))
+        with memoryview(buffer) as whole:
+            count = self.read_into(ino, offset, whole)
+        return bytes(buffer[:count])
+
+    def read_into(self, ino: int, offset: int, buffer: memoryview) -> int:
+        """Like `read`, into a buffer; how many of its bytes there are.
+
+        Raises:
+            WouldWait: the view was told not to wait for the disk.
+        """
         inode = self.getattr(ino)
         if inode.is_dir:
             raise FsError(errno.EISDIR)
-        stop = min(offset + size, inode.size)
+        stop = min(offset + len(buffer), inode.size)
         if stop <= offset:
-            return b""
+            return 0
         if inode.leaves == 0 and stop <= inode.layer_end * BLOCK:
-            return self._layers.read(ino, inode.layer, stop - offset, offset)
-        parts = []
+            self._layers.read_into(ino, inode.layer, buffer[: stop - offset], offset)
+            return stop - offset
         for run in self.runs(inode, offset // BLOCK, -(-stop // BLOCK)):
             start = max(offset, run.start * BLOCK)
-            length = min(stop, run.stop * BLOCK) - start
+            end = min(stop, run.stop * BLOCK)
+            part = buffer[start - offset : end - offset]
             if run.layer:
-                parts.append(self._layers.read(ino, run.layer, length, start))
+                self._layers.read_into(ino, run.layer, part, start)
             else:
-                parts.append(bytes(length))
-        return b"".join(parts)
+                part[:] = bytes(end - start)
+        return stop - offset
+
+    def wait_for_disk(self, waits: bool) -> None:
+        """Whether reading waits for the disk, or raises `WouldWait`."""
+        self._layers.waits = waits
 
     def runs(self, inode: Inode, start: int, stop: int) -> Iterator[Run]:
         """Where blocks [start, stop) of a file are; holes included."""
