@@ -14,7 +14,7 @@ import msgspec
 from nasfs.volume.errors import FsError
 from nasfs.volume.files import DIR_SIZE
 from nasfs.volume.rollback import roll_back
-from nasfs.volume.types import BLOCK, INO_BITS, ROOT_INO, Epoch, Inode, Layer, Snapshot
+from nasfs.volume.types import BLOCK, INO_BITS, ROOT_INO, Dirent, Epoch, Ino, Inode, Layer, Snapshot
 from nasfs.volume.volume import Volume
 
 _replace = msgspec.structs.replace
@@ -68,34 +68,24 @@ class Applier:
 
     def put_dirent(self, parent: int, name: bytes, cookie: int, ino: int, kind: int) -> None:
         self._begin()
-        stored = self._store.dirents.get((parent, name))
-        row = (parent, name, self._volume.epoch, cookie, ino, kind)
-        with self._store.sql_errors():
-            self._store.dirents.put(row, None if stored is None else stored[2])
+        entry = Dirent(Ino(parent), name, self._volume.epoch, cookie, Ino(ino), kind)
+        self._store.dirent.put((parent, name), entry)
         counters = self._store.counters
         counters.next_cookie = max(counters.next_cookie, cookie + 1)
 
     def drop_dirent(self, parent: int, name: bytes) -> None:
         self._begin()
-        stored = self._store.dirents.get((parent, name))
-        if stored is not None:
-            with self._store.sql_errors():
-                self._store.dirents.delete((parent, name), stored[2])
+        self._store.dirent.delete((parent, name))
 
     def put_xattr(self, ino: int, name: bytes, value: bytes) -> None:
         self._begin()
-        stored = self._store.xattrs.get((ino, name))
         with self._store.sql_errors():
-            self._store.xattrs.put(
-                (ino, name, self._volume.epoch, value), None if stored is None else stored[2]
-            )
+            self._store.xattr.put(ino, name, self._volume.epoch, value)
 
     def drop_xattr(self, ino: int, name: bytes) -> None:
         self._begin()
-        stored = self._store.xattrs.get((ino, name))
-        if stored is not None:
-            with self._store.sql_errors():
-                self._store.xattrs.delete((ino, name), stored[2])
+        with self._store.sql_errors():
+            self._store.xattr.delete(ino, name)
 
     # blocks
 

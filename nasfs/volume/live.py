@@ -7,7 +7,10 @@ from nasfs.volume.store import Leaf
 from nasfs.volume.types import Dirent, Inode
 from nasfs.volume.view import View
 
-_DIRENT = "SELECT parent, name, born, cookie, ino, kind FROM dirent WHERE parent = ? AND "
+_DIRENTS = (
+    "SELECT parent, name, born, cookie, ino, kind FROM dirent"
+    " WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?"
+)
 
 
 class Live(View):
@@ -17,28 +20,25 @@ class Live(View):
         return self._store.inode.get((ino,))
 
     def _dirent(self, parent: int, name: bytes) -> Dirent | None:
-        row = self._store.db.execute(_DIRENT + "name = ?", (parent, name)).fetchone()
-        return None if row is None else Dirent(*row)
+        return self._store.dirent.get((parent, name))
 
     def _dirents(self, parent: int, after: int, limit: int) -> list[Dirent]:
-        rows = self._store.db.execute(
-            _DIRENT + "cookie > ? ORDER BY cookie LIMIT ?", (parent, after, limit)
-        )
+        self._store.flush(self._store.dirent)
+        rows = self._store.db.execute(_DIRENTS, (parent, after, limit)).fetchall()
+        self._store.inode.load([(row[4],) for row in rows])
         return [Dirent(*row) for row in rows]
 
     def _xattr(self, ino: int, name: bytes) -> bytes | None:
-        row = self._store.xattrs.get((ino, name))
-        return None if row is None else row[3]
+        return self._store.xattr.get(ino, name)
 
     def _xattr_names(self, ino: int) -> list[bytes]:
-        rows = self._store.db.execute("SELECT name FROM xattr WHERE ino = ? ORDER BY name", (ino,))
-        return [row[0] for row in rows]
+        return self._store.xattr.names(ino)
 
     def _leaves(self, ino: int, first: int, last: int) -> list[tuple[int, LeafValue]]:
         if first == last:  # the usual read or write: one region, mostly cached
             leaf = self.leaf(ino, first)
             return [] if leaf is None else [(first, leaf.map)]
-        self._store.flush()
+        self._store.flush(self._store.leaf)
         rows = self._store.db.execute(
             "SELECT region, map FROM leaf WHERE ino = ? AND region BETWEEN ? AND ? ORDER BY region",
             (ino, first, last),
@@ -50,7 +50,7 @@ class Live(View):
 
     def leaf_regions(self, ino: int, first: int) -> list[int]:
         """The regions from *first* on that have a leaf row."""
-        self._store.flush()
+        self._store.flush(self._store.leaf)
         rows = self._store.db.execute(
             "SELECT region FROM leaf WHERE ino = ? AND region >= ?", (ino, first)
         )

@@ -38,11 +38,11 @@ class Reclaim:
         Queued layers wait for the commit that freed them to be durable, so call it again after
         each commit.
         """
-        self._store.flush()
         return self._drain_queue(limit) or self._destroy_step(limit) or self._sweep_step()
 
     def pending(self) -> dict[str, int]:
         """What is left: layers queued, snapshots being destroyed, directories to sweep."""
+        self._store.flush(self._store.reclaim)
         count = self._store.db.execute("SELECT count(*) FROM reclaim").fetchone()[0]
         swept = self._store.db.execute("SELECT next_dir FROM sweep").fetchall()
         return {
@@ -52,13 +52,17 @@ class Reclaim:
         }
 
     def _drain_queue(self, limit: int) -> bool:
-        rows = self._store.db.execute("SELECT ino, layer FROM reclaim LIMIT ?", (limit,)).fetchall()
-        ready = [row for row in rows if self._space.may_give_back(row[0])]
+        ready = self._queued(limit)
         for ino, layer in ready:
             self._space.give_back(ino, layer)
-        for row in ready:
-            self._store.execute("DELETE FROM reclaim WHERE ino = ? AND layer = ?", row)
+            self._store.reclaim.remove((ino, layer))
         return bool(ready)
+
+    def _queued(self, limit: int) -> list[tuple[int, int]]:
+        """Layers (inode, epoch) out of the queue that may be given back now."""
+        self._store.flush(self._store.reclaim)
+        rows = self._store.db.execute("SELECT ino, layer FROM reclaim LIMIT ?", (limit,)).fetchall()
+        return [row for row in rows if self._space.may_give_back(row[0])]
 
     # destroyed snapshots
 
@@ -69,6 +73,7 @@ class Reclaim:
         jobs = self._destroying()
         if not jobs:
             return False
+        self._store.flush()
         epoch = jobs[0].epoch
         others = [s.epoch for s in self._store.all_snapshots if s.epoch != epoch]
         before = max((other for other in others if other < epoch), default=0)

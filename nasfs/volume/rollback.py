@@ -19,6 +19,7 @@ def roll_back(store: Store, space: Space, live: Live, epoch: Epoch) -> None:
     store.flush()
     target = AsOf(store, live._layers, epoch)
     _account(store, space, live, target, epoch)
+    store.flush()
     current, newest = store.epochs.current, store.epochs.newest
     for table in store.tables:
         name = table.spec.name
@@ -35,8 +36,7 @@ def roll_back(store: Store, space: Space, live: Live, epoch: Epoch) -> None:
             " WHERE born <= ? AND died > ?",
             (current, epoch, epoch),
         )
-    store.inode.forget()
-    store.leaf.forget()
+    store.forget()
     store.execute("DELETE FROM orphan")
     store.execute(
         "INSERT INTO orphan SELECT ino FROM inode WHERE born = ? AND nlink = 0", (current,)

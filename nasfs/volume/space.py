@@ -94,7 +94,7 @@ class Space:
     def queue(self, ino: int, layer: int) -> None:
         """Something in this layer became free, as of the transaction that is open."""
         self._queued_in[ino] = self._generation
-        self._store.execute("INSERT OR IGNORE INTO reclaim VALUES (?, ?)", (ino, layer))
+        self._store.reclaim.add((ino, layer))
 
     def snapshot_ranges(self, ino: int, without: int | None = None) -> LayerRanges:
         """What the snapshots reach of an inode, *without* one of them (an epoch)."""

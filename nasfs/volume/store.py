@@ -1,7 +1,7 @@
 """The metadata of an open volume: tables, counters, snapshots, transactions.
 
 One SQLite connection holds one long transaction between two commits.  `Store` begins it with the
-first change, keeps inode and leaf rows in write-back caches, and writes the counters with the
+first change, keeps rows in write-back caches, and writes the counters with the
 commit.  It knows nothing of files' data.
 """
 
@@ -13,21 +13,40 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
 from nasfs.volume import schema
 from nasfs.volume.blockmap import LeafValue
 from nasfs.volume.errors import CorruptionError, MediaError
-from nasfs.volume.table import Epochs, VersionedTable, WriteBack
-from nasfs.volume.types import Access, Epoch, Inode, Snapshot, SnapshotState
+from nasfs.volume.media import HostMedia, Media
+from nasfs.volume.table import Epochs, KeyBuffer, VersionedTable, WriteBack
+from nasfs.volume.types import Access, Dirent, Epoch, Inode, Snapshot, SnapshotState
+from nasfs.volume.xattrs import Xattrs
 
 INO_RESERVE = 65_536
 """Inode numbers are reserved durably in such pieces, so that none is given twice, crash or not."""
 
 CHECKPOINT_BYTES = 32 * 1024 * 1024
 """From this size of the WAL on a commit is followed by a checkpoint."""
+
+
+class Buffer(Protocol):
+    """A cache whose changes are written later."""
+
+    @property
+    def dirty_count(self) -> int: ...
+
+    def flush(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+INODES = 100_000
+NAMES = 100_000
+LEAVES = 2_000
+"""Rows that the caches keep: about 70 MB when all are full (see docs/concurrency.md)."""
 
 
 class Leaf(msgspec.Struct, frozen=True, gc=False):
@@ -53,8 +72,9 @@ class Counters(msgspec.Struct):
 class Store:
     """See the module.  Methods that change need `begin` before and `commit` some time after."""
 
-    def __init__(self, path: Path, access: Access) -> None:
+    def __init__(self, path: Path, access: Access, media: Media | None = None) -> None:
         self.path = path
+        self._media = HostMedia() if media is None else media
         self.writable = access is Access.READ_WRITE
         self.db = schema.connect(path, query_only=not self.writable)
         self._wal_fd: int | None = None
@@ -75,8 +95,19 @@ class Store:
         self.dirents = VersionedTable(self.db, schema.DIRENT, self.epochs)
         self.xattrs = VersionedTable(self.db, schema.XATTR, self.epochs)
         self.leaves = VersionedTable(self.db, schema.LEAF, self.epochs)
-        self.inode = WriteBack(self.inodes, Inode, msgspec.structs.astuple, limit=100_000)
-        self.leaf = WriteBack(self.leaves, Leaf, msgspec.structs.astuple, limit=2_000)
+        self.inode = WriteBack(self.inodes, Inode, msgspec.structs.astuple, limit=INODES)
+        self.dirent = WriteBack(self.dirents, Dirent, msgspec.structs.astuple, limit=NAMES)
+        self.leaf = WriteBack(self.leaves, Leaf, msgspec.structs.astuple, limit=LEAVES)
+        self.xattr = Xattrs(self.xattrs)
+        self.orphan = KeyBuffer(self.db, "orphan", ("ino",))
+        self.reclaim = KeyBuffer(self.db, "reclaim", ("ino", "layer"))
+        self._buffers: tuple[Buffer, ...] = (
+            self.inode,
+            self.dirent,
+            self.leaf,
+            self.orphan,
+            self.reclaim,
+        )
         self.load_state()
 
     @property
@@ -96,8 +127,13 @@ class Store:
         self.counters = Counters(*row[4:10])
         self.in_use = bool(row[10])
         self.load_snapshots()
-        self.inode.forget()
-        self.leaf.forget()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all rows that are cached, and the changes of them that were not flushed."""
+        for buffer in self._buffers:
+            buffer.forget()
+        self.xattr.forget()
 
     def load_snapshots(self) -> None:
         self.all_snapshots = [
@@ -132,18 +168,18 @@ class Store:
             with self.sql_errors():
                 self.db.execute("BEGIN IMMEDIATE")
 
-    def flush(self) -> None:
-        """Write the cached rows, so that SQL sees what the caches know."""
-        if self.inode.dirty_count or self.leaf.dirty_count:
-            self.begin()
-            with self.sql_errors():
-                self.inode.flush()
-                self.leaf.flush()
+    def flush(self, *buffers: Buffer) -> None:
+        """Write cached rows, of all tables or of these, so that SQL sees what the caches know."""
+        for buffer in buffers or self._buffers:
+            if buffer.dirty_count:
+                self.begin()
+                with self.sql_errors():
+                    buffer.flush()
 
-    def flush_for_reading(self) -> None:
-        """Before SQL over inode or leaf rows: cached changes may concern past rows too."""
-        if self.writable:
-            self.flush()
+    @property
+    def dirty_count(self) -> int:
+        """Rows that `flush` would write."""
+        return sum([buffer.dirty_count for buffer in self._buffers])
 
     def commit(self) -> None:
         """Flush, write the counters, commit.  Durable after `sync_log`."""
@@ -171,25 +207,15 @@ class Store:
 
     @property
     def changed(self) -> bool:
-        return self.db.in_transaction or self.inode.dirty_count > 0 or self.leaf.dirty_count > 0
+        return self.db.in_transaction or self.dirty_count > 0
 
     def sync_log(self) -> None:
         """Make what was committed durable.  May be called in a thread."""
         # Closing a descriptor of the WAL drops no lock: SQLite's are on meta.db and -shm.
-        try:
-            if self._wal_fd is None:
-                self._wal_fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-                self._sync_directory()  # the log may be new: its name has to survive, too
-            os.fdatasync(self._wal_fd)
-        except OSError as exc:
-            raise MediaError(exc.errno or errno.EIO, f"sync of {self.path.name}") from exc
-
-    def _sync_directory(self) -> None:
-        fd = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        if self._wal_fd is None:
+            self._media.sync_directory(self.path.parent)  # a new log's name has to survive, too
+            self._wal_fd = self._media.open(Path(f"{self.path}-wal"), write=False)
+        self._media.sync(self._wal_fd)
 
     def checkpoint_needed(self) -> bool:
         try:
@@ -217,7 +243,7 @@ class Store:
 
     def close(self) -> None:
         if self._wal_fd is not None:
-            os.close(self._wal_fd)
+            self._media.close(self._wal_fd)
             self._wal_fd = None
         self.db.close()
 

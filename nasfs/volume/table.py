@@ -10,15 +10,18 @@ with `born` and `died`.  The first change of a row after a snapshot copies it to
 - delta (S1, S2]: rows visible at S2 with born > S1, and keys that are visible at S1 only
 
 `VersionedTable` is exact and unbuffered; `WriteBack` puts a bounded cache in front of it, so that
-many changes of one row between two commits cost one statement.
+many changes of one row between two commits cost one statement, and what comes and goes between
+them costs none.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from nasfs.volume.schema import TableSpec
 
@@ -50,6 +53,11 @@ class VersionedTable:
         live, past = spec.name, f"{spec.name}_past"
         self._past_columns = ", ".join((*spec.columns, "died"))
         self._sql_get = f"SELECT {columns} FROM {live} WHERE {where}"
+        self._sql_get_group = f"SELECT {columns} FROM {live} WHERE {spec.key_names[0]} = ?"
+        self._sql_get_many = (
+            f"SELECT {columns} FROM {live} WHERE {spec.key_names[0]} IN"
+            " (SELECT value FROM json_each(?))"
+        )
         self._sql_get_past = (
             f"SELECT {columns} FROM {past} WHERE {where} AND born <= ? AND died > ?"
             " ORDER BY born DESC LIMIT 1"
@@ -76,6 +84,19 @@ class VersionedTable:
         """The live row."""
         row: RowValues | None = self._db.execute(self._sql_get, key).fetchone()
         return row
+
+    def get_group(self, key: int) -> Iterator[RowValues]:
+        """The live rows with this value of the first column of the key."""
+        return self._db.execute(self._sql_get_group, (key,))
+
+    def get_many(self, keys: Sequence[int]) -> Iterator[RowValues]:
+        """The live rows with these values of the first column of the key, in no order."""
+        return self._db.execute(self._sql_get_many, (json.dumps(keys),))
+
+    @property
+    def newest(self) -> int:
+        """The newest snapshot's epoch: rows born up to it are kept when they change."""
+        return self._epochs.newest
 
     def get_at(self, key: Key, epoch: int) -> RowValues | None:
         """The row visible at a sealed epoch."""
@@ -164,13 +185,21 @@ class VersionedTable:
         return (after + 1, *(b"" if "BLOB" in kind else -1 for _, kind in self.spec.key))
 
 
-R = TypeVar("R")
+class Record(Protocol):
+    """What `WriteBack` keeps: a row as a struct."""
+
+    @property
+    def born(self) -> int: ...
+
+
+R = TypeVar("R", bound=Record)
 
 
 class WriteBack(Generic[R]):
     """A bounded cache of live rows that writes many changes at once.
 
-    `get` sees every change; SQL over the live table sees them after `flush`.
+    `get` sees every change; SQL over the live table sees them after `flush`.  What is known to be
+    missing is remembered, too: a name is looked up before it is made.
 
     Args:
         make, row: from an SQL row to the record and back; `born` is the record's own.
@@ -189,8 +218,7 @@ class WriteBack(Generic[R]):
         self._make = make
         self._row = row
         self._limit = limit
-        self._width = len(table.spec.key)
-        self._clean: dict[Key, R] = {}
+        self._clean: dict[Key, R | None] = {}
         self._dirty: dict[Key, R | None] = {}
         self._stored_born: dict[Key, int | None] = {}
 
@@ -200,14 +228,9 @@ class WriteBack(Generic[R]):
             return found
         if key in self._dirty:
             return self._dirty[key]
-        row = self._table.get(key)
-        if row is None:
+        if key in self._clean:
             return None
-        record = self._make(*row)
-        if len(self._clean) >= self._limit:
-            self._shrink()
-        self._clean[key] = record
-        return record
+        return self._read(key)
 
     def put(self, key: Key, record: R, *, new: bool = False) -> None:
         """*new*: the caller knows that the database has no such row."""
@@ -218,33 +241,35 @@ class WriteBack(Generic[R]):
         self._note(key, False)
         if self._stored_born[key] is None:  # never written: nothing to remove
             del self._dirty[key], self._stored_born[key]
+            self._clean[key] = None
         else:
             self._dirty[key] = None
-
-    def dirty(self, key: Key) -> R | None:
-        """The record if it was changed since the last flush."""
-        return self._dirty.get(key)
 
     @property
     def dirty_count(self) -> int:
         return len(self._dirty)
 
+    def load(self, keys: Iterable[Key]) -> None:
+        """Read the rows of many keys (of one column) that are not cached, by one statement."""
+        missing = [key[0] for key in keys if key not in self._clean and key not in self._dirty]
+        if len(missing) > 1:
+            self._make_room(len(missing))
+            for row in self._table.get_many(missing):
+                self._clean[row[:1]] = self._make(*row)
+
     def flush(self) -> None:
         """Write all changes; the caller has begun a transaction."""
         if not self._dirty:
             return
-        newest = self._table._epochs.newest
+        newest = self._table.newest
         keep = [k for k, b in self._stored_born.items() if b is not None and b <= newest]
         delete = [key for key, record in self._dirty.items() if record is None]
         put = [self._row(record) for record in self._dirty.values() if record is not None]
         self._table.write_many(keep, delete, put)
-        for key, record in self._dirty.items():
-            if record is not None:
-                self._clean[key] = record
+        self._clean.update(self._dirty)
         self._dirty.clear()
         self._stored_born.clear()
-        if len(self._clean) > self._limit:
-            self._shrink()
+        self._make_room(0)
 
     def forget(self) -> None:
         """Drop everything cached; changes that were not flushed are lost."""
@@ -252,21 +277,67 @@ class WriteBack(Generic[R]):
         self._dirty.clear()
         self._stored_born.clear()
 
+    def _read(self, key: Key) -> R | None:
+        row = self._table.get(key)
+        record = None if row is None else self._make(*row)
+        self._make_room(1)
+        self._clean[key] = record
+        return record
+
     def _note(self, key: Key, new: bool) -> None:
+        """From now on the key is dirty; what the database has of it is remembered."""
         if key in self._dirty:
             return
-        record = self._clean.pop(key, None)
         if new:
-            self._stored_born[key] = None
-        elif record is not None:
-            self._stored_born[key] = self._row(record)[self._width]
+            record = self._clean.pop(key, None)
         else:
-            row = self._table.get(key)
-            self._stored_born[key] = None if row is None else row[self._width]
+            record = self._clean.get(key) or self._read(key)
+            del self._clean[key]
+        self._stored_born[key] = None if new or record is None else record.born
         self._dirty[key] = record
 
-    def _shrink(self) -> None:
-        # Oldest first: a dict keeps the order in which records came in.
-        drop = len(self._clean) - self._limit // 2
-        for key in list(self._clean)[:drop]:
-            del self._clean[key]
+    def _make_room(self, count: int) -> None:
+        excess = len(self._clean) + count - self._limit
+        if excess > 0:
+            # Oldest first: a dict keeps the order in which records came in.
+            for key in list(itertools.islice(self._clean, excess + self._limit // 2)):
+                del self._clean[key]
+
+
+class KeyBuffer:
+    """A table that holds keys and nothing else; changes are written many at once."""
+
+    def __init__(self, connection: sqlite3.Connection, name: str, columns: Sequence[str]) -> None:
+        marks = ", ".join("?" * len(columns))
+        where = " AND ".join(f"{column} = ?" for column in columns)
+        self._db = connection
+        self._sql_add = f"INSERT OR IGNORE INTO {name} VALUES ({marks})"
+        self._sql_remove = f"DELETE FROM {name} WHERE {where}"
+        self._added: dict[Key, None] = {}
+        self._removed: dict[Key, None] = {}
+
+    def add(self, key: Key) -> None:
+        self._removed.pop(key, None)
+        self._added[key] = None
+
+    def remove(self, key: Key) -> None:
+        """A key that is not there is fine."""
+        self._added.pop(key, None)
+        self._removed[key] = None
+
+    @property
+    def dirty_count(self) -> int:
+        return len(self._added) + len(self._removed)
+
+    def flush(self) -> None:
+        """Write all changes; the caller has begun a transaction."""
+        if self._removed:
+            self._db.executemany(self._sql_remove, self._removed)
+        if self._added:
+            self._db.executemany(self._sql_add, self._added)
+        self.forget()
+
+    def forget(self) -> None:
+        """Changes that were not flushed are lost."""
+        self._added.clear()
+        self._removed.clear()

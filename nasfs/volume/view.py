@@ -174,7 +174,6 @@ class AsOf(View):
         found = self._cache.get(ino)
         if found is not None:
             return found
-        self._store.flush_for_reading()
         row = self._store.inodes.get_at((ino,), self.epoch)
         if row is None:
             return None
@@ -203,7 +202,6 @@ class AsOf(View):
         return [row[1] for row in rows]
 
     def _leaves(self, ino: int, first: int, last: int) -> list[tuple[int, LeafValue]]:
-        self._store.flush_for_reading()
         rows = self._store.leaves.scan_at(
             "ino = ? AND region BETWEEN ? AND ?", (ino, first, last), self.epoch, "ORDER BY region"
         )

@@ -84,7 +84,7 @@ class Volume(Files):
         store.execute("UPDATE volume SET in_use = 1")
         store.reserve_inos()
         for (ino,) in store.db.execute("SELECT ino FROM orphan").fetchall():
-            self._remove_inode(self.getattr(ino))
+            self._remove_orphan(self.getattr(ino))
         self.commit()
 
     def close(self) -> None:
@@ -381,7 +381,7 @@ class Volume(Files):
         self._store.load_snapshots()
         for (ino,) in self._store.db.execute("SELECT ino FROM orphan").fetchall():
             if ino not in self._open:
-                self._remove_inode(self.getattr(ino))
+                self._remove_orphan(self.getattr(ino))
         self.commit()
 
     def skip_inode_numbers(self, count: int = 1 << 32) -> None:
