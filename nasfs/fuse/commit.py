@@ -24,6 +24,7 @@ from typing import TypeVar
 import trio
 
 from nasfs.errors import Failed, NasError
+from nasfs.fuse.loop import in_thread
 from nasfs.volume import CorruptionError, MediaError, Volume
 
 log = logging.getLogger(__name__)
@@ -237,7 +238,7 @@ class Committer:
 
     async def _in_thread(self, work: Callable[[], object]) -> None:
         # Not cancellable: the thread would go on with nobody waiting for what it did.
-        await trio.to_thread.run_sync(work, limiter=self._threads)
+        await in_thread(work, limiter=self._threads)
 
 
 def _copy(error: NasError) -> NasError:

@@ -35,6 +35,22 @@ MAX_STREAK = 64
 """Requests taken one after the other before other tasks get their turn."""
 
 
+async def in_thread(work: Callable[[], object], *, limiter: trio.CapacityLimiter) -> None:
+    """Run *work* in a thread, not cancellable; meanwhile the descriptor is not polled.
+
+    Polling would keep the interpreter's lock from the thread.
+    """
+    _threads.append(work)
+    try:
+        await trio.to_thread.run_sync(work, limiter=limiter)
+    finally:
+        _threads.remove(work)
+
+
+_threads: list[Callable[[], object]] = []
+"""What threads are doing; there is one loop in a process."""
+
+
 def shorten() -> None:
     """Make `pyfuse3.main` of this process take requests the short way."""
     lowlevel = _Lowlevel(can_poll=len(os.sched_getaffinity(0)) > 1)
@@ -109,7 +125,7 @@ class RequestDescriptor:
                 await self._let_others_run()
             return
         self._streak = 0
-        if self._can_poll and self._is_worth_it():
+        if self._can_poll and not _threads and self._is_worth_it():
             await self._let_others_run()
             if self._poll():
                 return

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import pyfuse3
 import trio
 
+from nasfs.fuse.loop import in_thread
 from nasfs.volume import CorruptionError, FsError, MediaError, WouldWait
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def handler(
                     return await function(self, *args, **kwargs)
                 except WouldWait as exc:
                     fetch = exc.fetch
-                await trio.to_thread.run_sync(fetch)
+                await in_thread(fetch, limiter=trio.to_thread.current_default_thread_limiter())
         except FsError as exc:
             raise pyfuse3.FUSEError(exc.errno) from exc
         except pyfuse3.FUSEError:
