@@ -69,13 +69,15 @@ class Applier:
     def put_dirent(self, parent: int, name: bytes, cookie: int, ino: int, kind: int) -> None:
         self._begin()
         entry = Dirent(Ino(parent), name, self._volume.epoch, cookie, Ino(ino), kind)
-        self._store.dirent.put((parent, name), entry)
+        self._store.dirent.put(entry)
         counters = self._store.counters
         counters.next_cookie = max(counters.next_cookie, cookie + 1)
 
     def drop_dirent(self, parent: int, name: bytes) -> None:
         self._begin()
-        self._store.dirent.delete((parent, name))
+        entry = self._store.dirent.get(parent, name)
+        if entry is not None:
+            self._store.dirent.delete(entry)
 
     def put_xattr(self, ino: int, name: bytes, value: bytes) -> None:
         self._begin()

@@ -389,10 +389,10 @@ class Files(Live):
     def _add_entry(self, parent: int, name: bytes, inode: Inode) -> None:
         cookie = self._store.next_cookie()
         entry = Dirent(Ino(parent), name, self.epoch, cookie, inode.ino, stat.S_IFMT(inode.mode))
-        self._store.dirent.put((parent, name), entry)
+        self._store.dirent.put(entry)
 
     def _remove_entry(self, entry: Dirent) -> None:
-        self._store.dirent.delete((entry.parent, entry.name))
+        self._store.dirent.delete(entry)
 
     def _touch_dir(self, directory: Inode, now: int, links: int = 0) -> None:
         self._put(directory, mtime_ns=now, ctime_ns=now, nlink=directory.nlink + links)
@@ -439,7 +439,7 @@ class Files(Live):
         for old, new in ((entry, other_inode), (other, inode)):
             kind = stat.S_IFMT(new.mode)
             changed = _replace(old, born=self.epoch, ino=new.ino, kind=kind)
-            self._store.dirent.put((old.parent, old.name), changed)
+            self._store.dirent.put(changed)
         self._move(inode, entry.parent, other.parent, now)
         self._move(self.getattr(other_inode.ino), other.parent, entry.parent, now)
 

@@ -7,11 +7,6 @@ from nasfs.volume.store import Leaf
 from nasfs.volume.types import Dirent, Inode
 from nasfs.volume.view import View
 
-_DIRENTS = (
-    "SELECT parent, name, born, cookie, ino, kind FROM dirent"
-    " WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?"
-)
-
 
 class Live(View):
     """Answers from the live tables through the write-back caches."""
@@ -20,13 +15,15 @@ class Live(View):
         return self._store.inode.get((ino,))
 
     def _dirent(self, parent: int, name: bytes) -> Dirent | None:
-        return self._store.dirent.get((parent, name))
+        return self._store.dirent.get(parent, name)
 
     def _dirents(self, parent: int, after: int, limit: int) -> list[Dirent]:
-        self._store.flush(self._store.dirent)
-        rows = self._store.db.execute(_DIRENTS, (parent, after, limit)).fetchall()
-        self._store.inode.load([(row[4],) for row in rows])
-        return [Dirent(*row) for row in rows]
+        store = self._store
+        if not store.dirent.is_listed(parent):
+            store.flush(store.dirent)
+        entries = store.dirent.page(parent, after, limit)
+        store.inode.load([(entry.ino,) for entry in entries])
+        return entries
 
     def _xattr(self, ino: int, name: bytes) -> bytes | None:
         return self._store.xattr.get(ino, name)

@@ -21,8 +21,9 @@ from nasfs.volume import schema
 from nasfs.volume.blockmap import LeafValue
 from nasfs.volume.errors import CorruptionError, MediaError
 from nasfs.volume.media import HostMedia, Media
+from nasfs.volume.names import Names
 from nasfs.volume.table import Epochs, KeyBuffer, VersionedTable, WriteBack
-from nasfs.volume.types import Access, Dirent, Epoch, Inode, Snapshot, SnapshotState
+from nasfs.volume.types import Access, Epoch, Inode, Snapshot, SnapshotState
 from nasfs.volume.xattrs import Xattrs
 
 INO_RESERVE = 65_536
@@ -44,7 +45,6 @@ class Buffer(Protocol):
 
 
 INODES = 100_000
-NAMES = 100_000
 LEAVES = 2_000
 """Rows that the caches keep: about 70 MB when all are full (see docs/concurrency.md)."""
 
@@ -96,7 +96,7 @@ class Store:
         self.xattrs = VersionedTable(self.db, schema.XATTR, self.epochs)
         self.leaves = VersionedTable(self.db, schema.LEAF, self.epochs)
         self.inode = WriteBack(self.inodes, Inode, msgspec.structs.astuple, limit=INODES)
-        self.dirent = WriteBack(self.dirents, Dirent, msgspec.structs.astuple, limit=NAMES)
+        self.dirent = Names(self.db, self.dirents)
         self.leaf = WriteBack(self.leaves, Leaf, msgspec.structs.astuple, limit=LEAVES)
         self.xattr = Xattrs(self.xattrs)
         self.orphan = KeyBuffer(self.db, "orphan", ("ino",))
