@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+RECLAIM_STEP = 16
+"""Layers given back, or inodes of a destroyed snapshot, while requests wait."""
+
 MAX_PASSES = 4
 SHORT_S = 0.05
 """A sync as short as this leaves so little behind that the gate may close for the rest."""
@@ -150,7 +153,7 @@ class Committer:
 
     def _reclaim_step(self) -> bool:
         try:
-            return self._volume.reclaim_step()
+            return self._volume.reclaim_step(RECLAIM_STEP)
         except MediaError as exc:  # out of space, for instance: the next commit tries again
             log.error("reclaim waits for the next commit: %s", exc)
         except Exception as exc:

@@ -127,15 +127,18 @@ class Space:
     def reachable(self, ino: int, without: int | None = None) -> LayerRanges:
         """What the live view and the snapshots reach of an inode."""
         ranges = self.snapshot_ranges(ino, without)
-        inode = self._live._inode(ino)
-        if inode is not None:
-            for layer, live in by_layer(mapped_runs(self._live, inode)).items():
-                ranges[layer] = union([*ranges.get(layer, []), *live])
+        for layer, live in self._live_ranges(ino).items():
+            ranges[layer] = union([*ranges.get(layer, []), *live])
         return ranges
+
+    def _live_ranges(self, ino: int) -> LayerRanges:
+        inode = self._live._inode(ino)
+        return {} if inode is None else by_layer(mapped_runs(self._live, inode))
 
     def give_back(self, ino: int, layer: int) -> None:
         """Punch or remove what nothing reaches in one layer, if `may_give_back`."""
-        ranges = self.reachable(ino).get(layer)
+        is_sealed = layer <= self._store.epochs.newest
+        ranges = (self.reachable(ino) if is_sealed else self._live_ranges(ino)).get(layer)
         if not ranges:
             self._layers.remove(ino, layer)
             return
