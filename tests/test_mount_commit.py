@@ -89,7 +89,7 @@ class FakeVolume:
         self.writable = False
         self.uncommitted = set()
 
-    def reclaim_step(self) -> bool:
+    def reclaim_step(self, limit: int) -> bool:
         assert not self.gate.is_closed
         self.log.append("reclaim")
         self.reclaimable -= 1
