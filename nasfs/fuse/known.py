@@ -2,14 +2,71 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nasfs.volume import Ino, Volume
 
+_PAGE_BITS = 12
+_PAGE_MASK = (1 << _PAGE_BITS) - 1
+_EMPTY_PAGE = array("Q", bytes(8 << _PAGE_BITS))
+
+
+class LookupCounts:
+    """How often the kernel was told of each inode: 8 bytes each, since it may know millions.
+
+    Inode numbers are given in order, so the counts stand in pages of neighbours; a page goes
+    when the kernel has forgotten all of them.
+    """
+
+    def __init__(self) -> None:
+        self._pages: dict[int, array[int]] = {}
+        self._known: dict[int, int] = {}
+        """By page, how many of its counts are not zero."""
+
+    def add(self, number: int) -> None:
+        index = number >> _PAGE_BITS
+        page = self._pages.get(index)
+        if page is None:
+            page = self._pages[index] = _EMPTY_PAGE[:]
+            self._known[index] = 0
+        place = number & _PAGE_MASK
+        if not page[place]:
+            self._known[index] += 1
+        page[place] += 1
+
+    def take(self, number: int, count: int) -> bool:
+        """Take *count* back; True if nothing is left."""
+        index, place = number >> _PAGE_BITS, number & _PAGE_MASK
+        page = self._pages.get(index)
+        if page is None or not page[place]:
+            return True
+        left = max(page[place] - count, 0)
+        page[place] = left
+        if left:
+            return False
+        self._known[index] -= 1
+        if not self._known[index]:
+            del self._pages[index], self._known[index]
+        return True
+
+    def __contains__(self, number: int) -> bool:
+        page = self._pages.get(number >> _PAGE_BITS)
+        return page is not None and page[number & _PAGE_MASK] > 0
+
+    def clear(self) -> None:
+        self._pages.clear()
+        self._known.clear()
+
+    @property
+    def pages(self) -> int:
+        """Pages of 32 KiB in use."""
+        return len(self._pages)
+
 
 class KnownInodes:
-    """The kernel's lookup counts of the live view's inodes.
+    """The kernel's knowledge of the live view's inodes.
 
     A removed inode that the kernel knows (a process stands in that directory, or holds a path to
     it) lives on until the kernel forgets it, just as an open one does until it is closed.
@@ -17,13 +74,10 @@ class KnownInodes:
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self._counts: dict[int, int] = {}
+        self._counts = LookupCounts()
         self._kept: set[int] = set()
-
-    def add(self, number: int) -> None:
+        self.add = self._counts.add
         """The kernel was told of this inode."""
-        counts = self._counts
-        counts[number] = counts.get(number, 0) + 1
 
     @contextmanager
     def outliving(self, ino: Ino) -> Iterator[None]:
@@ -42,12 +96,7 @@ class KnownInodes:
 
     def forget(self, number: int, count: int) -> bool:
         """The kernel takes *count* lookups back; True if the inode was kept for it alone."""
-        left = self._counts.get(number, 0) - count
-        if left > 0:
-            self._counts[number] = left
-            return False
-        self._counts.pop(number, None)
-        return number in self._kept
+        return self._counts.take(number, count) and number in self._kept
 
     def drop(self, ino: Ino) -> None:
         """Let a kept inode go, unless the kernel has asked for it again."""
