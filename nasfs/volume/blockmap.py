@@ -18,7 +18,10 @@ LeafValue = int | bytes
 
 HOLE = Layer(0)
 
-if array("I").itemsize != 4:  # pragma: no cover
+_WIDTH = 4
+"""Bytes of a layer number."""
+
+if array("I").itemsize != _WIDTH:  # pragma: no cover
     raise ImportError("nasfs needs a platform with 32-bit unsigned int")
 
 
@@ -26,45 +29,30 @@ def expand(value: LeafValue) -> array[int]:
     """The 1,024 layer numbers of a leaf value."""
     if isinstance(value, int):
         return array("I", [value]) * REGION_BLOCKS
-    if len(value) != 4 * REGION_BLOCKS:
-        raise CorruptionError("a leaf row", f"its map has {len(value)} bytes")
     layers = array("I")
-    layers.frombytes(value)
+    layers.frombytes(_checked(value))
     if sys.byteorder == "big":  # pragma: no cover
         layers.byteswap()
     return layers
 
 
-def pack(layers: array[int]) -> LeafValue:
-    """The leaf value of 1,024 layer numbers, in its shortest form."""
-    first = layers[0]
-    if layers.count(first) == REGION_BLOCKS:
-        return first
-    if sys.byteorder == "big":  # pragma: no cover
-        layers = layers[:]
-        layers.byteswap()
-    return layers.tobytes()
-
-
 def base_value(region: int, layer: int, layer_end: int) -> LeafValue:
     """What level 2 of the map says of a region, as a leaf value."""
     covered = min(max(layer_end - region * REGION_BLOCKS, 0), REGION_BLOCKS)
-    if covered == REGION_BLOCKS:
-        return layer
-    if covered == 0:
-        return HOLE
-    return pack(array("I", [layer]) * covered + array("I", [HOLE]) * (REGION_BLOCKS - covered))
+    return with_range(HOLE, 0, covered, layer)
 
 
 def with_range(value: LeafValue, start: int, stop: int, layer: int) -> LeafValue:
     """The leaf value with blocks [start, stop) of the region (0 to 1,024) in *layer*."""
+    if start == stop or value == layer:
+        return value
     if start == 0 and stop == REGION_BLOCKS:
         return layer
-    if isinstance(value, int) and value == layer:
-        return value
-    layers = expand(value)
-    layers[start:stop] = array("I", [layer]) * (stop - start)
-    return pack(layers)
+    if isinstance(value, int):
+        value = _number(value) * REGION_BLOCKS
+    number = _number(layer)
+    value = _checked(value)[: start * _WIDTH] + number * (stop - start) + value[stop * _WIDTH :]
+    return layer if value == number * REGION_BLOCKS else value
 
 
 def leaf_runs(region: int, value: LeafValue, start: int, stop: int) -> Iterator[Run]:
@@ -76,11 +64,26 @@ def leaf_runs(region: int, value: LeafValue, start: int, stop: int) -> Iterator[
     if isinstance(value, int):
         yield Run(start, stop, Layer(value))
         return
+    numbers = _checked(value)[(start - first) * _WIDTH : (stop - first) * _WIDTH]
+    layer = int.from_bytes(numbers[:_WIDTH], "little")
+    if numbers == numbers[:_WIDTH] * (stop - start):  # mostly, where little is asked for
+        yield Run(start, stop, Layer(layer))
+        return
     position = start
     for layer, group in groupby(expand(value)[start - first : stop - first]):
         length = sum(1 for _ in group)
         yield Run(position, position + length, Layer(layer))
         position += length
+
+
+def _number(layer: int) -> bytes:
+    return layer.to_bytes(_WIDTH, "little")
+
+
+def _checked(value: bytes) -> bytes:
+    if len(value) != _WIDTH * REGION_BLOCKS:
+        raise CorruptionError("a leaf row", f"its map has {len(value)} bytes")
+    return value
 
 
 def map_runs(

@@ -25,7 +25,7 @@ from nasfs.volume.layers import Layers
 from nasfs.volume.live import Live
 from nasfs.volume.space import Space
 from nasfs.volume.store import Leaf, Store
-from nasfs.volume.types import BLOCK, REGION_BLOCKS, SIZE_MAX, Inode, Layer
+from nasfs.volume.types import BLOCK, REGION_BLOCKS, SIZE_MAX, Inode, Layer, Run
 
 _replace = msgspec.structs.replace
 
@@ -54,14 +54,17 @@ class FileData:
             self._store.inode.put((inode.ino,), inode)
         first, stop = offset // BLOCK, -(-end // BLOCK)
         epoch = self._store.epochs.current
-        in_place = inode.layer == epoch and inode.leaves == 0
-        if in_place and stop <= inode.layer_end:
+        if inode.layer == epoch and inode.leaves == 0 and stop <= inode.layer_end:
             self._layers.write(inode.ino, epoch, (data,), offset)
         else:
-            self._check_room(inode, first, stop)
-            parts, start = self._whole_blocks(inode, offset, data)
-            self._layers.write(inode.ino, epoch, parts, start)
-            inode = self._map(inode, first, stop, epoch)
+            old = list(self._live.runs(inode, first, stop))
+            if len(old) == 1 and old[0].layer == epoch:
+                self._layers.write(inode.ino, epoch, (data,), offset)
+            else:
+                self._check_room(old)
+                parts, start = self._whole_blocks(inode, offset, data, old)
+                self._layers.write(inode.ino, epoch, parts, start)
+                inode = self._map(inode, first, stop, old)
         return inode if end <= inode.size else _replace(inode, size=end)
 
     def truncate(self, inode: Inode, size: int) -> Inode:
@@ -87,17 +90,21 @@ class FileData:
         return _replace(inode, blocks=inode.blocks - self._space.dropped(inode.ino, dropped))
 
     def _whole_blocks(
-        self, inode: Inode, offset: int, data: Buffer
+        self, inode: Inode, offset: int, data: Buffer, old: list[Run]
     ) -> tuple[tuple[Buffer, ...], int]:
-        """*data* with what a redirected block needs around it, and the offset of it all."""
+        """*data* with what a redirected block needs around it, and the offset of it all.
+
+        Args:
+            old: where the blocks of *data* are now.
+        """
         epoch = self._store.epochs.current
         end = offset + len(data)
         lead: bytes = b""
         tail: bytes = b""
-        if offset % BLOCK and self._layer_of(inode, offset // BLOCK) != epoch:
+        if offset % BLOCK and old[0].layer != epoch:
             start = offset - offset % BLOCK
             lead = self._old(inode, start, offset)
-        if end % BLOCK and end < inode.size and self._layer_of(inode, end // BLOCK) != epoch:
+        if end % BLOCK and end < inode.size and old[-1].layer != epoch:
             tail = self._old(inode, end, min(end - end % BLOCK + BLOCK, inode.size))
         return (lead, data, tail), offset - len(lead)
 
@@ -118,22 +125,19 @@ class FileData:
         stop = min(upto, size - size % BLOCK + BLOCK)
         return _replace(self.write(inode, size, bytes(stop - size)), size=size)
 
-    def _check_room(self, inode: Inode, first: int, stop: int) -> None:
+    def _check_room(self, old: list[Run]) -> None:
         """ENOSPC before anything is written, if the volume's size does not allow the blocks."""
         counters = self._store.counters
         used = counters.live_blocks + counters.snapshot_blocks
-        if (used + stop - first) * BLOCK <= self._store.size:
-            return
         epoch = self._store.epochs.current
-        runs = self._live.runs(inode, first, stop)
-        new = sum(run.stop - run.start for run in runs if run.layer != epoch)
+        new = sum([run.stop - run.start for run in old if run.layer != epoch])
         if new and (used + new) * BLOCK > self._store.size:
             raise FsError(errno.ENOSPC, "the volume is full")
 
-    def _map(self, inode: Inode, first: int, stop: int, epoch: int) -> Inode:
+    def _map(self, inode: Inode, first: int, stop: int, old: list[Run]) -> Inode:
         """Blocks [first, stop) are in the layer of the current epoch from now on."""
-        old = list(self._live.runs(inode, first, stop))
-        fresh = sum(run.stop - run.start for run in old if not run.layer)
+        epoch = self._store.epochs.current
+        fresh = sum([run.stop - run.start for run in old if not run.layer])
         whole = inode.leaves == 0 and first == 0 and stop >= inode.layer_end
         if whole or (inode.leaves == 0 and inode.layer == epoch and first <= inode.layer_end):
             end = max(stop, inode.layer_end)
