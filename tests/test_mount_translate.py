@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from nasfs.fuse.commit import Committer, Gate
-from nasfs.fuse.operations import Operations, Writer
+from nasfs.fuse.operations import Operations, Writer, _Stream
 from nasfs.fuse.snapdir import Trees
 from nasfs.volume import CorruptionError, FsError, MediaError, Volume
 
@@ -77,7 +77,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 class Caller:
-    uid = gid = 0
+    uid = gid = pid = umask = 0
 
 
 async def call(error: Exception, name: str) -> tuple[int | None, Broken]:
@@ -87,6 +87,7 @@ async def call(error: Exception, name: str) -> tuple[int | None, Broken]:
     gate = Gate()
     writer = Writer(gate, Committer(volume, gate))
     operations = Operations(volume, cast(Trees, broken), writer)
+    operations._streams[ARGUMENTS["fh"]] = _Stream(ARGUMENTS["fh"], 0)  # as opendir leaves it
     handler = getattr(operations, name)
     wanted = inspect.signature(getattr(pyfuse3.Operations, name)).parameters
     arguments = [ARGUMENTS.get(each, Caller) for each in wanted if each != "self"]

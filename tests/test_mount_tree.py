@@ -417,13 +417,3 @@ def test_the_full_volume_says_so_and_keeps_what_it_has(root: Path) -> None:
         with failing(errno.EFBIG):
             os.pwrite(file.fileno(), b"x", (1 << 63) - 10_000)
     assert (root / "file").read_bytes() == b"kept"
-
-
-def test_an_acl_that_nobody_would_enforce_is_refused(root: Path) -> None:
-    file = root / "f"
-    file.write_bytes(b"x")
-    words = ["setfacl", "-m", "u:1234:rw", str(file)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "Operation not supported" in done.stderr
-    assert os.listxattr(file) == []

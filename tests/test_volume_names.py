@@ -29,6 +29,14 @@ class World:
         self.cookie += self.random.randrange(1, 4)
         return self.cookie
 
+    def make_directory(self) -> None:
+        """One of the four goes, with its entries, and a new one has its number."""
+        parent = self.random.randrange(4)
+        for entry in self.expected(parent, 0):
+            self.names.delete(entry)
+            del self.model[entry.parent, entry.name]
+        self.names.is_new(parent)
+
     def change(self) -> None:
         key = self.random.randrange(4), b"%d" % self.random.randrange(30)
         entry = self.model.get(key)
@@ -83,6 +91,8 @@ def test_listings_follow_every_change(seed: int, monkeypatch: pytest.MonkeyPatch
             case 3:
                 world.names.flush()
                 world.names.forget()
+            case 4 if world.random.random() < 0.2:
+                world.make_directory()
             case _:
                 world.change()
         name = b"%d" % world.random.randrange(30)

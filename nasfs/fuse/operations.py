@@ -1,18 +1,21 @@
 """The handlers of the kernel's requests: thin, and never waiting for the disk on the loop.
 
-File handles are inode numbers: the kernel checks what a descriptor may do, and the engine counts
-how often an inode is open.  Reading goes to the tree that a number belongs to; changing is for
-the live view alone, and goes through the gate: between finding it open and the end of the change
-there is no ``await``.
+File handles are inode numbers, but for directories: the kernel checks what a descriptor may do,
+and the engine counts how often an inode is open.  Reading goes to the tree that a number belongs
+to; changing is for the live view alone, and goes through the gate: between finding it open and the
+end of the change there is no ``await``.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyfuse3
@@ -32,22 +35,22 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from nasfs.fuse import caller
 from nasfs.fuse.commit import Committer, Gate
 from nasfs.fuse.known import KnownInodes
 from nasfs.fuse.snapdir import FIRST_SNAPSHOT_NUMBER, SNAPSHOTS_INO, SNAPSHOTS_NAME, Trees
 from nasfs.fuse.translate import handler
 from nasfs.fuse.tree import directory_stub, to_entry
-from nasfs.volume import FsError, Ino, Inode, Volume
+from nasfs.volume import FsError, Ino, Inode, Volume, acl
 from nasfs.volume.types import BLOCK, NAME_MAX, ROOT_INO
 
-CAPABILITY = b"security.capability"
+ASKED_BY_THE_KERNEL = frozenset({b"security.capability", acl.ACCESS, acl.DEFAULT})
+"""The first one before every write, the others when it checks access."""
 
-SYSTEM = b"system."
-"""POSIX ACLs: an ACL that is stored but that nobody enforces would be a lie, so it is refused."""
-"""The kernel asks for it before every write."""
+PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 
-CAPABILITY_MEMORY = 100_000
-"""Inodes of which we remember that they have no capability."""
+UNPRIVILEGED = 1 << 63
+"""In the handle of a file: whoever opened it to write is not root.  (No inode's number has it.)"""
 
 READ_BYTES = 1 << 20
 """The most that the kernel reads at once; if it ever wants more, the buffer grows."""
@@ -63,6 +66,16 @@ class Writer(NamedTuple):
     committer: Committer
 
 
+@dataclass(slots=True)
+class _Stream:
+    """An open directory."""
+
+    number: int
+    end: int
+    """Entries with this cookie or a higher one were made after it was opened, or rewound: were
+    they listed, who renames what he lists would see it again and again."""
+
+
 class Operations(pyfuse3.Operations):
     """Requests of the kernel against a volume.
 
@@ -72,7 +85,7 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = True
     enable_writeback_cache = False
-    enable_acl = False
+    enable_acl = True
 
     def __init__(self, volume: Volume, trees: Trees, writer: Writer | None) -> None:
         super().__init__()
@@ -81,8 +94,11 @@ class Operations(pyfuse3.Operations):
         self._gate = None if writer is None else writer.gate
         self._committer = None if writer is None else writer.committer
         self._known = KnownInodes(volume)
-        self._no_capability: set[int] = set()
         self._buffer = memoryview(bytearray(READ_BYTES))
+        self._streams: dict[int, _Stream] = {}
+        self._handles = itertools.count(1)
+        self.drops_privileges = False
+        """Whether the kernel leaves it to us to take SUID and SGID bits with a change."""
         self.started = trio.Event()
         """Set when the kernel has said hello."""
 
@@ -133,7 +149,6 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for number, count in inode_list:
-            self._no_capability.discard(number)
             if self._known.forget(number, count):
                 with suppress(pyfuse3.FUSEError):  # nobody waits for an answer
                     await self._drop(Ino(number))
@@ -157,7 +172,9 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         parent = await self._to_change_entry(parent_inode, name)
         return self._told(
-            self._volume.mknod(parent, name, mode, uid=ctx.uid, gid=ctx.gid, rdev=rdev)
+            self._volume.mknod(
+                parent, name, mode, uid=ctx.uid, gid=ctx.gid, rdev=rdev, umask=ctx.umask
+            )
         )
 
     @handler
@@ -166,10 +183,10 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         parent = await self._to_change_entry(parent_inode, name)
         mode = ModeT(stat.S_IFREG | stat.S_IMODE(mode))
-        inode = self._volume.mknod(parent, name, mode, uid=ctx.uid, gid=ctx.gid)
+        inode = self._volume.mknod(parent, name, mode, uid=ctx.uid, gid=ctx.gid, umask=ctx.umask)
         self._volume.acquire(inode.ino)
-        self._remember_no_capability(inode.ino)
-        return FileInfo(fh=FileHandleT(inode.ino), keep_cache=True), self._told(inode)
+        handle = self._handle(inode.ino, flags, ctx)
+        return FileInfo(fh=handle, keep_cache=True), self._told(inode)
 
     @handler
     async def mkdir(
@@ -177,7 +194,9 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         parent = await self._to_change_entry(parent_inode, name)
         return self._told(
-            self._volume.mkdir(parent, name, stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid)
+            self._volume.mkdir(
+                parent, name, stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid, umask=ctx.umask
+            )
         )
 
     @handler
@@ -248,10 +267,15 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         ino = await self._to_change(inode)
+        mode = stat.S_IMODE(attr.st_mode) if fields.update_mode else None
+        if fields.update_size:
+            mode = self._mode_after_change(ino, ctx) or mode
+        elif self.drops_privileges and (fields.update_uid or fields.update_gid):
+            mode = self._mode_after_chown(ino, ctx)
         return to_entry(
             self._volume.setattr(
                 ino,
-                mode=stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
+                mode=mode,
                 uid=attr.st_uid if fields.update_uid else None,
                 gid=attr.st_gid if fields.update_gid else None,
                 size=attr.st_size if fields.update_size else None,
@@ -275,36 +299,37 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        if name == CAPABILITY and inode in self._no_capability:
-            raise FsError(errno.ENODATA)
-        if name.startswith(SYSTEM):
-            raise FsError(errno.EOPNOTSUPP)
-        try:
-            return self._trees.of(inode).getxattr(inode, name)
-        except FsError as exc:
-            if name == CAPABILITY and exc.errno == errno.ENODATA:
-                self._remember_no_capability(inode)
-            raise
-
-    def _remember_no_capability(self, number: int) -> None:
-        if len(self._no_capability) >= CAPABILITY_MEMORY:
-            self._no_capability.clear()
-        self._no_capability.add(number)
+        if (
+            name in ASKED_BY_THE_KERNEL
+            and self._is_live(inode)
+            and not self._volume.has_xattr(inode, name)
+        ):
+            raise pyfuse3.FUSEError(errno.ENODATA)  # nearly always, so by the shortest way
+        return self._trees.of(inode).getxattr(inode, name)
 
     @handler
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        return self._trees.of(inode).listxattr(inode)
+        names = self._trees.of(inode).listxattr(inode)
+        shown = [name for name in names if not name.startswith(b"trusted.")]
+        if len(shown) < len(names) and caller.is_capable(ctx, caller.CAP_SYS_ADMIN):
+            shown = names
+        return [XAttrNameT(name) for name in shown]
 
     @handler
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         ino = await self._to_change(inode)
-        if name.startswith(SYSTEM):
-            raise FsError(errno.EOPNOTSUPP)
-        if name == CAPABILITY:
-            self._no_capability.discard(ino)
-        self._volume.setxattr(ino, name, value)
+        strip_sgid = name == acl.ACCESS and self._is_stranger(self._volume.getattr(ino), ctx)
+        self._volume.setxattr(ino, name, value, strip_sgid=strip_sgid)
+
+    def _is_stranger(self, inode: Inode, ctx: RequestContext) -> bool:
+        """Whether what the caller does takes the SGID bit from an inode that has it."""
+        return bool(
+            inode.mode & stat.S_ISGID
+            and not caller.is_member(ctx, inode.gid)
+            and not caller.is_capable(ctx, caller.CAP_FSETID)
+        )
 
     @handler
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
@@ -319,7 +344,13 @@ class Operations(pyfuse3.Operations):
             if flags & os.O_TRUNC:
                 self._truncate(ino, ctx)
         self._acquire(inode)
-        return FileInfo(fh=FileHandleT(inode), keep_cache=True)
+        return FileInfo(fh=self._handle(inode, flags, ctx), keep_cache=True)
+
+    def _handle(self, number: int, flags: int, ctx: RequestContext) -> FileHandleT:
+        """Requests to write do not tell who sends them, so the handle tells who opened."""
+        if self.drops_privileges and ctx.uid != 0 and flags & (os.O_WRONLY | os.O_RDWR):
+            return FileHandleT(number | UNPRIVILEGED)
+        return FileHandleT(number)
 
     def _acquire(self, number: int) -> None:
         """An open inode stays; ESTALE if it is gone already, or its snapshot."""
@@ -330,23 +361,58 @@ class Operations(pyfuse3.Operations):
             self._trees.of(number).getattr(number)
 
     def _truncate(self, ino: Ino, ctx: RequestContext) -> None:
-        """O_TRUNC comes with `open` alone, so dropping the SUID bit is up to us too."""
-        mode = self._volume.getattr(ino).mode
-        dropped = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-        strip = ctx.uid != 0 and mode & dropped
-        self._volume.setattr(ino, size=0, mode=stat.S_IMODE(mode & ~dropped) if strip else None)
+        """O_TRUNC comes with `open` alone."""
+        self._volume.setattr(ino, size=0, mode=self._mode_after_change(ino, ctx))
+
+    def _mode_after_change(self, ino: Ino, ctx: RequestContext) -> int | None:
+        """The mode without the bits that a change of the data by this caller takes; None: as it is.
+
+        The kernel sends some of this with truncate(2), and nothing with O_TRUNC.
+        """
+        inode = self._volume.getattr(ino)
+        if not inode.mode & PRIVILEGES or caller.is_capable(ctx, caller.CAP_FSETID):
+            return None
+        return self._without_privileges(inode, ctx)
+
+    def _mode_after_chown(self, ino: Ino, ctx: RequestContext) -> int | None:
+        inode = self._volume.getattr(ino)
+        if not inode.mode & PRIVILEGES or inode.is_dir:
+            return None
+        return self._without_privileges(inode, ctx)
+
+    def _without_privileges(self, inode: Inode, ctx: RequestContext) -> int:
+        """The SGID bit of what the group can't execute is taken by strangers alone: chmod(2)."""
+        dropped = stat.S_ISUID
+        if inode.mode & stat.S_IXGRP or self._is_stranger(inode, ctx):
+            dropped |= stat.S_ISGID
+        return stat.S_IMODE(inode.mode & ~dropped)
 
     @handler
     async def read(self, fh: FileHandleT, off: int, size: int) -> memoryview:  # type: ignore[override]
         # One buffer for all: pyfuse3 copies it to the kernel before another task can run.
         if size > len(self._buffer):
             self._buffer = memoryview(bytearray(size))
-        count = self._trees.of(fh).read_into(fh, off, self._buffer[:size])
+        number = fh & ~UNPRIVILEGED
+        count = self._trees.of(number).read_into(number, off, self._buffer[:size])
         return self._buffer[:count]
 
     @handler
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        return self._volume.write(await self._to_change(fh), off, buf)
+        ino = await self._to_change(fh & ~UNPRIVILEGED)
+        if fh & UNPRIVILEGED:
+            self._take_privileges(ino)
+        return self._volume.write(ino, off, buf)
+
+    def _take_privileges(self, ino: Ino) -> None:
+        """What a write by an unprivileged process takes from the mode.
+
+        The kernel asks for the attributes again before it runs a file that was written.
+        """
+        mode = self._volume.getattr(ino).mode
+        if not mode & PRIVILEGES:
+            return
+        dropped = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+        self._volume.setattr(ino, mode=stat.S_IMODE(mode & ~dropped))
 
     @handler
     async def flush(self, fh: FileHandleT) -> None:
@@ -354,12 +420,13 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def release(self, fh: FileHandleT) -> None:
-        if self._is_live(fh):
-            self._volume.release(await self._to_change(fh))
+        number = fh & ~UNPRIVILEGED
+        if self._is_live(number):
+            self._volume.release(await self._to_change(number))
 
     @handler
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        if self._committer is not None and self._is_live(fh):
+        if self._committer is not None and self._is_live(fh & ~UNPRIVILEGED):
             await self._committer.commit()
 
     # directories
@@ -367,24 +434,34 @@ class Operations(pyfuse3.Operations):
     @handler
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         self._acquire(inode)
-        return FileHandleT(inode)
+        handle = next(self._handles)
+        self._streams[handle] = _Stream(inode, self._end_of_listing(inode))
+        return FileHandleT(handle)
+
+    def _end_of_listing(self, number: int) -> int:
+        """Entries made from now on have this cookie or a higher one."""
+        return self._volume.next_cookie if self._is_live(number) else sys.maxsize
 
     @handler
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        tree = self._trees.of(fh)
-        if start_id < 1 and not pyfuse3.readdir_reply(
-            token, FileNameT(b"."), directory_stub(fh), 1
-        ):
-            return
+        stream = self._streams[fh]
+        number = stream.number
+        tree = self._trees.of(number)
+        if start_id < 1:
+            stream.end = self._end_of_listing(number)
+            if not pyfuse3.readdir_reply(token, FileNameT(b"."), directory_stub(number), 1):
+                return
         if start_id < 2 and not pyfuse3.readdir_reply(
-            token, FileNameT(b".."), directory_stub(tree.parent(fh)), 2
+            token, FileNameT(b".."), directory_stub(tree.parent(number)), 2
         ):
             return
-        live = self._is_live(fh)
+        live = self._is_live(number)
         after, limit = max(start_id, 2), 32
-        while page := tree.readdir(fh, after, limit):
+        while page := tree.readdir(number, after, limit):
             for entry in page:
-                if not pyfuse3.readdir_reply(token, entry.name, entry.attributes, entry.cookie):
+                if entry.cookie >= stream.end or not pyfuse3.readdir_reply(
+                    token, entry.name, entry.attributes, entry.cookie
+                ):
                     return
                 if live:
                     self._known.add(entry.attributes.st_ino)
@@ -392,8 +469,8 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def releasedir(self, fh: FileHandleT) -> None:
-        await self.release(fh)
+        await self.release(FileHandleT(self._streams.pop(fh).number))
 
     @handler
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
-        await self.fsync(fh, datasync)
+        await self.fsync(FileHandleT(self._streams[fh].number), datasync)

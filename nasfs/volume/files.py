@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from nasfs.volume.errors import FsError, MediaError
+from nasfs.volume import acl
+from nasfs.volume.errors import CorruptionError, FsError, MediaError
 from nasfs.volume.filedata import Buffer, FileData
 from nasfs.volume.layers import Layers
 from nasfs.volume.live import Live
@@ -35,13 +36,16 @@ from nasfs.volume.types import (
     Inode,
     Layer,
 )
-from nasfs.volume.view import mapped_runs
+from nasfs.volume.view import XATTR_NAMESPACES, is_xattr_name, mapped_runs
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
+
+XATTR_LIST_MAX = 65_536
+"""Bytes in all names of an inode's attributes, each with a zero: more could not be listed."""
 
 DIR_SIZE = 4096
 """The size that every directory reports."""
@@ -52,20 +56,31 @@ HEADROOM_BYTES = 16 * 1024 * 1024
 HEADROOM_CHECK_BYTES = 4 * 1024 * 1024
 """The disk is asked again after so many bytes written."""
 
-DIRTY_ROWS = 4_000
-"""From so many changed rows on, the caches are flushed into the open transaction.
+FLUSH_EVERY = 1_000
+"""After so many changes the caches are flushed into the open transaction.
 
-More would be a longer stop for everybody else: a row takes some 5 us.
+A change leaves up to four rows, and a row takes some 5 us: more would be a longer stop for others.
 """
+
+TIME_MIN_NS, TIME_MAX_NS = -(1 << 63), (1 << 63) - 1
+"""Times that a row can hold: from 1677 to 2262.  Others become the nearest one."""
 
 _CLOCK_REALTIME_COARSE = 5  # linux/time.h; Python has no name for it
 
 _replace = msgspec.structs.replace
 
 
+KERNEL_AHEAD_NS = 10_000_000
+"""The kernel's stamps (6.13 and later) may be ahead of the coarse clock by so much: a tick."""
+
+
 def coarse_now_ns() -> int:
     """The clock that the kernel stamps with; a finer one would run ahead of its stamps."""
     return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+
+
+def _bounded(time_ns: int) -> int:
+    return min(max(time_ns, TIME_MIN_NS), TIME_MAX_NS)
 
 
 class Files(Live):
@@ -83,9 +98,12 @@ class Files(Live):
         self._space = Space(store, layers, self)
         self._data = FileData(store, layers, self, self._space)
         self._open: Counter[int] = Counter()
+        self._kernel_ns = 0
+        """The latest stamp of the kernel's own: ours do not stay behind it."""
         self._read_only_reason = ""
         self._usable_ino = store.counters.next_ino
         self._written = HEADROOM_CHECK_BYTES
+        self._unflushed = 0
 
     @abstractmethod
     def commit(self) -> None:
@@ -97,6 +115,11 @@ class Files(Live):
         return Epoch(self._store.epochs.current)
 
     @property
+    def next_cookie(self) -> int:
+        """The readdir cookie of the next entry that is made."""
+        return self._store.counters.next_cookie
+
+    @property
     def writable(self) -> bool:
         return not self._read_only_reason
 
@@ -106,16 +129,35 @@ class Files(Live):
             self._read_only_reason = reason
             self._store.rollback_transaction()
 
+    def has_xattr(self, ino: int, name: bytes) -> bool:
+        """The cheap question; False, too, if there is no such inode."""
+        return self._store.xattr.get(ino, name) is not None
+
     # making and removing entries
 
     def mknod(
-        self, parent: int, name: bytes, mode: int, *, uid: int, gid: int, rdev: int = 0
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        *,
+        uid: int,
+        gid: int,
+        rdev: int = 0,
+        umask: int = 0,
     ) -> Inode:
-        """A regular file, FIFO, socket or device; *mode* carries the type."""
-        return self._create(parent, name, mode, uid=uid, gid=gid, rdev=rdev)
+        """A regular file, FIFO, socket or device; *mode* carries the type.
 
-    def mkdir(self, parent: int, name: bytes, mode: int, *, uid: int, gid: int) -> Inode:
-        return self._create(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), uid=uid, gid=gid)
+        Args:
+            umask: taken from *mode*, unless the directory has a default ACL, as acl(5) says.
+        """
+        return self._create(parent, name, mode, uid=uid, gid=gid, rdev=rdev, umask=umask)
+
+    def mkdir(
+        self, parent: int, name: bytes, mode: int, *, uid: int, gid: int, umask: int = 0
+    ) -> Inode:
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
+        return self._create(parent, name, mode, uid=uid, gid=gid, umask=umask)
 
     def symlink(self, parent: int, name: bytes, target: bytes, *, uid: int, gid: int) -> Inode:
         if not target:
@@ -210,6 +252,8 @@ class Files(Live):
     ) -> Inode:
         """Change what is given.  A new size changes mtime; every change changes ctime."""
         now = self._begin()
+        if max(atime_ns or now, mtime_ns or now) > now:
+            now = self._learn_time(now, atime_ns, mtime_ns)
         inode = _replace(self.getattr(ino), born=self.epoch)
         if size is not None:
             if inode.is_dir:
@@ -218,14 +262,16 @@ class Files(Live):
                 raise FsError(errno.EINVAL)
             inode = self._data.truncate(inode, size)
             mtime_ns = now if mtime_ns is None else mtime_ns
+        if mode is not None:
+            self._chmod_acl(ino, mode)
         return self._put(
             inode,
             mode=inode.mode if mode is None else stat.S_IFMT(inode.mode) | stat.S_IMODE(mode),
             uid=inode.uid if uid is None else uid,
             gid=inode.gid if gid is None else gid,
-            atime_ns=inode.atime_ns if atime_ns is None else atime_ns,
-            mtime_ns=inode.mtime_ns if mtime_ns is None else mtime_ns,
-            ctime_ns=now if ctime_ns is None else ctime_ns,
+            atime_ns=inode.atime_ns if atime_ns is None else _bounded(atime_ns),
+            mtime_ns=inode.mtime_ns if mtime_ns is None else _bounded(mtime_ns),
+            ctime_ns=now if ctime_ns is None else _bounded(ctime_ns),
         )
 
     def write(self, ino: int, offset: int, data: Buffer) -> int:
@@ -239,29 +285,41 @@ class Files(Live):
         self._put(inode, mtime_ns=now, ctime_ns=now)
         return len(data)
 
-    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+    def setxattr(
+        self, ino: int, name: bytes, value: bytes, flags: int = 0, *, strip_sgid: bool = False
+    ) -> None:
+        """setxattr(2); a POSIX ACL is checked, and brings the mode with it.
+
+        Args:
+            strip_sgid: with an access ACL the SGID bit goes: the caller is not of the file's group.
+        """
         now = self._begin()
         inode = self.getattr(ino)
-        if not name or len(name) > XATTR_NAME_MAX:
-            raise FsError(errno.ERANGE)
+        self._check_xattr_name(name)
         if len(value) > XATTR_VALUE_MAX:
             raise FsError(errno.E2BIG)
-        stored = self._store.xattr.get(ino, name)
-        if flags & XATTR_CREATE and stored is not None:
+        is_there = self._store.xattr.get(ino, name) is not None
+        if flags & XATTR_CREATE and is_there:
             raise FsError(errno.EEXIST)
-        if flags & XATTR_REPLACE and stored is None:
+        if flags & XATTR_REPLACE and not is_there:
             raise FsError(errno.ENODATA)
-        with self._store.sql_errors():
-            self._store.xattr.put(ino, name, self.epoch, value)
+        if name in (acl.ACCESS, acl.DEFAULT):
+            inode = self._set_acl(inode, name, value, strip_sgid=strip_sgid)
+        else:
+            self._put_xattr(ino, name, value)
         self._put(inode, ctime_ns=now)
 
     def removexattr(self, ino: int, name: bytes) -> None:
+        """ENODATA if there is none; but removing an ACL that is not there is no error."""
         now = self._begin()
         inode = self.getattr(ino)
         with self._store.sql_errors():
-            if not self._store.xattr.delete(ino, name):
-                raise FsError(errno.ENODATA)
-        self._put(inode, ctime_ns=now)
+            removed = self._store.xattr.delete(ino, name)
+        if removed:
+            self._put(inode, ctime_ns=now)
+        elif name not in (acl.ACCESS, acl.DEFAULT):
+            self._check_xattr_name(name)
+            raise FsError(errno.ENODATA)
 
     def acquire(self, ino: int) -> None:
         """Somebody has the inode open: it outlives its last name."""
@@ -291,14 +349,87 @@ class Files(Live):
         if self._read_only_reason:
             raise FsError(errno.EROFS, f"volume {self.name} is read-only: {self._read_only_reason}")
         self._store.begin()
-        if self._store.dirty_count > DIRTY_ROWS:
+        self._unflushed += 1
+        if self._unflushed >= FLUSH_EVERY:
+            self._unflushed = 0
             self._store.flush()
-        return coarse_now_ns()
+        return max(coarse_now_ns(), self._kernel_ns)
+
+    def _learn_time(self, now: int, *told: int | None) -> int:
+        """The time to stamp beside the times that are set: UTIME_NOW comes as the kernel's now."""
+        latest = coarse_now_ns() + KERNEL_AHEAD_NS
+        self._kernel_ns = max([now, *(ns for ns in told if ns is not None and ns <= latest)])
+        return self._kernel_ns
 
     def _put(self, inode: Inode, **changes: int) -> Inode:
         inode = _replace(inode, born=self.epoch, **changes)
         self._store.inode.put((inode.ino,), inode)
         return inode
+
+    # extended attributes and access control lists
+
+    def _check_xattr_name(self, name: bytes) -> None:
+        if not name or len(name) > XATTR_NAME_MAX:
+            raise FsError(errno.ERANGE)
+        if not is_xattr_name(name):
+            raise FsError(errno.EOPNOTSUPP)
+        if name in XATTR_NAMESPACES:
+            raise FsError(errno.EINVAL)
+
+    def _put_xattr(self, ino: int, name: bytes, value: bytes) -> None:
+        names = self._store.xattr.names(ino)
+        if name not in names and sum(map(len, names)) + len(names) + len(name) >= XATTR_LIST_MAX:
+            raise FsError(errno.ENOSPC)
+        with self._store.sql_errors():
+            self._store.xattr.put(ino, name, self.epoch, value)
+
+    def _set_acl(self, inode: Inode, name: bytes, value: bytes, *, strip_sgid: bool) -> Inode:
+        """Store a list, or nothing if the mode alone can say it; the inode with its new mode."""
+        if stat.S_ISLNK(inode.mode):
+            raise FsError(errno.EOPNOTSUPP)
+        try:
+            entries = acl.decode(value)
+        except ValueError as exc:
+            raise FsError(errno.EINVAL, str(exc)) from exc
+        is_access = name == acl.ACCESS
+        if entries and not is_access and not inode.is_dir:
+            raise FsError(errno.EACCES)
+        if not entries or (is_access and acl.is_minimal(entries)):
+            with self._store.sql_errors():
+                self._store.xattr.delete(inode.ino, name)
+        else:
+            self._put_xattr(inode.ino, name, acl.encode(entries))
+        if not entries or not is_access:
+            return inode
+        mode = inode.mode & ~0o777 | acl.permissions(entries)
+        return _replace(inode, mode=mode & ~stat.S_ISGID if strip_sgid else mode)
+
+    def _acl(self, ino: int, name: bytes) -> acl.Acl:
+        """A stored list; () if there is none."""
+        value = self._store.xattr.get(ino, name)
+        if value is None:
+            return ()
+        try:
+            return acl.decode(value)
+        except ValueError as exc:
+            raise CorruptionError(f"inode {ino}", f"{name.decode()}: {exc}") from exc
+
+    def _chmod_acl(self, ino: int, mode: int) -> None:
+        """The access list, if there is one, follows the mode."""
+        entries = self._acl(ino, acl.ACCESS)
+        changed = acl.with_permissions(entries, mode)
+        if changed != entries:
+            self._put_xattr(ino, acl.ACCESS, acl.encode(changed))
+
+    def _inherit_acl(self, inode: Inode, default: acl.Acl) -> None:
+        """What a new inode gets from its directory's default list; its mode is set already."""
+        access = acl.inherited(default, inode.mode)
+        if not acl.is_minimal(access):
+            self._put_xattr(inode.ino, acl.ACCESS, acl.encode(access))
+        if inode.is_dir:
+            self._put_xattr(inode.ino, acl.DEFAULT, acl.encode(default))
+
+    # names and links
 
     def _directory(self, ino: int) -> Inode:
         inode = self.getattr(ino)
@@ -339,6 +470,7 @@ class Files(Live):
         uid: int,
         gid: int,
         rdev: int = 0,
+        umask: int = 0,
         target: bytes | None = None,
     ) -> Inode:
         now = self._begin()
@@ -349,6 +481,10 @@ class Files(Live):
             gid = directory.gid
             if is_dir:
                 mode |= stat.S_ISGID
+        default: acl.Acl = ()
+        if target is None:
+            default = self._acl(parent, acl.DEFAULT)
+            mode &= (~0o777 | acl.permissions(default)) if default else ~umask
         inode = Inode(
             ino=self._allocate_ino(),
             born=self.epoch,
@@ -372,6 +508,10 @@ class Files(Live):
         )
         self._store.inode.put((inode.ino,), inode, new=True)
         self._store.xattr.is_new(inode.ino)
+        if is_dir:
+            self._store.dirent.is_new(inode.ino)
+        if default:
+            self._inherit_acl(inode, default)
         self._store.counters.inodes += 1
         self._add_entry(parent, name, inode)
         self._touch_dir(directory, now, links=1 if is_dir else 0)

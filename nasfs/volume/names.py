@@ -74,6 +74,12 @@ class Names:
         self._listed = 0
         self._large: set[int] = set()
 
+    def is_new(self, directory: int) -> None:
+        """The directory was made just now: it has no entries."""
+        listing = self._listing(directory)
+        listing.is_complete = True
+        self._count(directory, listing, 0)
+
     def get(self, parent: int, name: bytes) -> Dirent | None:
         return self._rows.get((parent, name))
 

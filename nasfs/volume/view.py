@@ -10,6 +10,7 @@ import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
+from nasfs.volume import acl
 from nasfs.volume.blockmap import LeafValue, map_runs
 from nasfs.volume.errors import FsError
 from nasfs.volume.layers import Layers
@@ -24,6 +25,13 @@ from nasfs.volume.types import (
     Run,
     VolumeStats,
 )
+
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.")
+
+
+def is_xattr_name(name: bytes) -> bool:
+    """Whether there may be an attribute of that name; of ``system.`` only POSIX ACLs."""
+    return name.startswith(XATTR_NAMESPACES) or name in (acl.ACCESS, acl.DEFAULT)
 
 
 class View(ABC):
@@ -65,9 +73,15 @@ class View(ABC):
         return inode
 
     def lookup(self, parent: int, name: bytes) -> Inode:
-        """The inode of a name; ``.`` answers for any inode, ``..`` for any directory."""
+        """The inode of a name; ``.`` answers for any inode, ``..`` for any directory.
+
+        ``.`` is asked for a file handle by a kernel that does not know the inode: nobody has it
+        open, so if it has no name it is gone.
+        """
         inode = self.getattr(parent)
         if name == b".":
+            if inode.nlink == 0:
+                raise FsError(errno.ESTALE, f"inode {parent} has no name")
             return inode
         if not inode.is_dir:
             raise FsError(errno.ENOTDIR)
@@ -97,7 +111,7 @@ class View(ABC):
         value = self._xattr(ino, name)
         if value is None:
             self.getattr(ino)
-            raise FsError(errno.ENODATA)
+            raise FsError(errno.ENODATA if is_xattr_name(name) else errno.EOPNOTSUPP)
         return value
 
     def listxattr(self, ino: int) -> list[bytes]:
