@@ -147,6 +147,11 @@ class Source(Protocol):
     @property
     def volume_uuid(self) -> str: ...
 
+    @property
+    def size(self) -> int:
+        """Bytes that the volume may use now; every snapshot that was listed before fits in it."""
+        ...
+
     def snapshots(self) -> list[SnapshotRef]:
         """All sealed snapshots, oldest first."""
         ...
@@ -174,6 +179,10 @@ class Sink(Protocol):
     def volume_uuid(self) -> str: ...
 
     def snapshots(self) -> list[SnapshotRef]: ...
+
+    def resize(self, size: int) -> None:
+        """Take the size of the sender's volume, but never less than what is here; durable."""
+        ...
 
     def progress(self) -> Progress | None:
         """The unfinished delta that this volume holds a part of, as of the last commit."""

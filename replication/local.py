@@ -79,6 +79,10 @@ class VolumeSource:
     def volume_uuid(self) -> str:
         return self._volume.uuid
 
+    @property
+    def size(self) -> int:
+        return self._volume.size
+
     def snapshots(self) -> list[SnapshotRef]:
         return [_ref(snapshot) for snapshot in self._volume.snapshots()]
 
@@ -217,6 +221,11 @@ class VolumeSink:
 
     def snapshots(self) -> list[SnapshotRef]:
         return [_ref(snapshot) for snapshot in self._volume.snapshots()]
+
+    def resize(self, size: int) -> None:
+        size = max(size, self._volume.statfs().used)
+        if size != self._volume.size:
+            self._volume.resize(size)
 
     def progress(self) -> Progress | None:
         stored = self._applier.progress()

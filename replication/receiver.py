@@ -128,6 +128,8 @@ class _Service:
         self._check_term(offer)
         sink = self._site.open_sink(offer.group, offer.term, offer.volume)
         with contextlib.closing(sink):
+            if offer.size:
+                sink.resize(offer.size)
             self._connection.send(State(tuple(sink.snapshots()), sink.progress()))
             while True:
                 message = self._connection.receive()

@@ -176,7 +176,8 @@ class _Sender:
         self.report(phase=Phase.COMPARING)
         ours = self._source.snapshots()
         volume = self._source.volume_uuid
-        connection.send(Offer(self._group, self._term, volume, tuple(ours)))
+        size = self._source.size  # read after them: it has room for each
+        connection.send(Offer(self._group, self._term, volume, tuple(ours), size))
         theirs = connection.expect(State)
         self._note_lost_seal(theirs)
         deltas = plan_deltas(volume, ours, theirs.snapshots, self._targets)

@@ -101,6 +101,8 @@ class Offer(msgspec.Struct, frozen=True):
     term: Count
     volume: Id
     snapshots: tuple[SnapshotRef, ...]
+    size: Count = 0
+    """Bytes that the volume may use; 0 (an older sender): not told, so it stays what it is."""
 
 
 class State(msgspec.Struct, frozen=True):

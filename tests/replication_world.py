@@ -72,6 +72,7 @@ class History:
 
     def __init__(self) -> None:
         self.states: list[tuple[SnapshotRef, Files]] = []
+        self.size = 1 << 30
 
     def add(self, name: str, files: Files, snap_group: str | None = None) -> SnapshotRef:
         ref = snapshot(name, snap_group)
@@ -119,6 +120,7 @@ class Replica:
         self.states: list[tuple[SnapshotRef, Files]] = []
         self.live: Files = {}
         self.progress: Progress | None = None
+        self.size = 0
         self.busy = threading.Lock()
         self.applied: list[bytes] = []
         """Cursors of every batch that was ever applied, whether it was committed or not."""
@@ -141,6 +143,9 @@ class ReplicaSink:
 
     def snapshots(self) -> list[SnapshotRef]:
         return self._replica.snapshots()
+
+    def resize(self, size: int) -> None:
+        self._replica.size = size
 
     def progress(self) -> Progress | None:
         return self._replica.progress

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nasfs.cli.progress import check_display
 from nasfs.node.children import environment
 from nasfs.node.sockets import short_path
 from tests.node_world import NodeWorld
@@ -62,7 +66,6 @@ def test_usage_errors(node: NodeWorld) -> None:
     node.fails(2, "volume", "create", "nopool", "--size", "1G")
     node.fails(2, "volume", "create", "tank/x", "--size", "10Q")
     node.fails(2, "volume", "create", "tank/x", "--size", "1G", "--provision", "fat")
-    node.fails(2, "volume", "create", "tank/x", "--size", "1G", "--provision", "exact")
     node.fails(2, "volume", "create", "tank/../x", "--size", "1G")
     node.fails(2, "snapshot", "create", "tank/x")
     node.fails(2, "pair", "join", "hello")
@@ -130,6 +133,38 @@ def test_volumes(node: NodeWorld, tmp_path: Path) -> None:
     node.run("volume", "destroy", "tank/renamed", "--lose-data")
     node.fails(1, "volume", "show", "tank/renamed")
     assert "tank/v" not in node.run("volume", "list")
+
+
+def test_resizing(node: NodeWorld) -> None:
+    node.run("volume", "create", "tank/r", "--size", "10M")
+    node.fails(2, "volume", "resize", "tank/r")
+    node.fails(2, "volume", "resize", "tank/r", "much")
+    node.fails(2, "volume", "resize", "tank/r", "1K")
+    node.fails(1, "volume", "resize", "tank/none", "1G")
+    assert node.json("volume", "resize", "tank/r", "1.5G")["size"] == 3 << 29
+    node.run("volume", "resize", "tank/r", "5M")
+    assert node.json("volume", "show", "tank/r")["size"] == 5 << 20
+    last = node.json("events", "--limit", "1")[0]
+    assert (last["kind"], last["detail"]) == ("volume resized", "1.5G to 5M")
+
+
+def test_exact_volumes(node: NodeWorld) -> None:
+    words = ("volume", "create", "tank/e", "--provision", "exact", "--size")
+    error = node.fails(1, *words, "1T")
+    assert "to guarantee" in error
+    assert "hint: choose a smaller size" in error
+    node.fails(1, "volume", "show", "tank/e")
+    node.run(*words, "10M")
+    view = node.json("volume", "show", "tank/e")
+    assert (view["provision"], view["used"], view["unreserved"]) == ("exact", 0, 0)
+    assert view["reserved"] >= 10 << 20
+    assert "reserved" in node.run("volume", "show", "tank/e")
+    (row,) = [line for line in node.run("volume", "list").splitlines() if "tank/e" in line]
+    assert " exact " in row
+    assert "1.0 TiB" in node.fails(1, "volume", "resize", "tank/e", "1T")
+    node.run("volume", "resize", "tank/e", "20M")
+    assert node.json("volume", "show", "tank/e")["reserved"] >= 20 << 20
+    node.run("volume", "destroy", "tank/e", "--lose-data")
 
 
 def test_snapshots_of_an_unmounted_volume(node: NodeWorld) -> None:
@@ -214,7 +249,63 @@ def test_bad_requests_of_the_api(node: NodeWorld) -> None:
     assert b'"message"' in answer
 
 
-def test_check_lists_what_is_broken(node: NodeWorld) -> None:
+def test_check_lists_what_is_broken_and_repairs_what_follows_from_the_rest(
+    node: NodeWorld,
+) -> None:
     node.run("volume", "create", "tank/broken", "--size", "10M")
-    assert node.run("volume", "check", "tank/broken") == "tank/broken: clean\n"
-    assert node.json("volume", "check", "tank/broken") == []
+    check = ("volume", "check", "tank/broken")
+    assert node.run(*check) == "tank/broken: clean\n"
+    assert node.json(*check) == []
+    assert node.run(*check, "--repair") == "tank/broken: clean\n"
+    assert node.json(*check, "--repair") == {"repairs": [], "findings": []}
+    node.fails(2, *check, "--dry-run")
+
+    pool = node.json("pool", "show", "tank")["path"]
+    database = sqlite3.connect(Path(pool) / "broken/meta.db")
+    database.execute("UPDATE volume SET inodes = 9")
+    database.execute("INSERT INTO dirent VALUES (1, CAST('x' AS BLOB), 1, 3, 999, 32768)")
+    database.commit()
+    database.close()
+    done = node.nasfs(*check)
+    assert done.returncode == 1
+    assert "I8: 9 inodes are counted, 1 are there\n" in done.stdout
+    done = node.nasfs(*check, "--repair", "--dry-run")
+    assert done.returncode == 1
+    assert "would repair I8: inodes is 1\n" in done.stdout
+    done = node.nasfs(*check, "--repair", "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert found["repairs"] == [{"invariant": "I8", "detail": "inodes is 1"}]
+    assert [finding["invariant"] for finding in found["findings"]] == ["I3"]
+    done = node.nasfs(*check, "--repair")
+    assert done.returncode == 1
+    assert "x' of inode 1 names inode 999" in done.stdout
+    assert "does not follow from the rest" in done.stderr
+    last = node.json("events", "--limit", "1")[0]
+    assert (last["kind"], last["subject"]) == ("volume repaired", "tank/broken")
+
+
+@pytest.mark.mount
+def test_a_mounted_volume_is_checked_and_not_repaired(node: NodeWorld) -> None:
+    node.volume("tank/mounted", "10M")
+    assert node.run("volume", "check", "tank/mounted") == "tank/mounted: clean\n"
+    error = node.fails(3, "volume", "check", "tank/mounted", "--repair")
+    assert "nasfs volume unmount tank/mounted" in error
+    node.run("volume", "unmount", "tank/mounted")
+    node.run("volume", "check", "tank/mounted", "--repair")
+
+
+def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for terminal, quiet, shown in (
+        (Terminal(), False, True),
+        (Terminal(), True, False),
+        (io.StringIO(), False, False),
+    ):
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with check_display(quiet=quiet) as show:
+            show("block maps", 5, 10)
+        assert ("block maps" in terminal.getvalue()) == shown

@@ -178,6 +178,59 @@ def test_pausing(pair: Pair) -> None:
     assert b.json("group", "show", "office")["last_snapshot"] == "one"
 
 
+def test_a_copy_follows_the_size_of_its_volume(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    here = a.mountpoint("tank/home")
+    pair.replicate("one")
+    assert "resize it there" in b.fails(3, "volume", "resize", "safe/home", "200M")
+    a.run("volume", "resize", "tank/home", "200M")
+    (here / "large").write_bytes(os.urandom(150 << 20))  # more than the copy could hold before
+    pair.replicate("two")
+    assert b.json("volume", "show", "safe/home")["size"] == 200 << 20
+    (here / "large").unlink()
+    a.run("snapshot", "destroy", "tank/home@one")
+    assert "can't shrink" in a.fails(3, "volume", "resize", "tank/home", "20M")  # @two is held
+    pair.replicate("three")
+    a.run("snapshot", "destroy", "tank/home@two")
+    wait_until(
+        lambda: a.nasfs("volume", "resize", "tank/home", "20M").returncode == 0,
+        "the space of the snapshot comes back",
+    )
+    pair.replicate("four")
+    view = b.json("volume", "show", "safe/home")
+    assert view["size"] == view["used"] == 150 << 20  # it keeps @two, so it can't follow
+    for name in ("one", "two", "three"):
+        b.run("snapshot", "destroy", f"safe/home@{name}")
+    pair.replicate("five")
+    assert b.json("volume", "show", "safe/home")["size"] == 20 << 20
+    for node, volume in ((a, "tank/home"), (b, "safe/home")):
+        node.run("volume", "check", volume)
+
+
+def test_an_exact_copy_of_a_thin_volume(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    a.run("replication", "delete", "office")
+    a.volume("tank/second", "8M")
+    a.run("group", "create", "two", "tank/second")
+    words = ("replication", "create", "two", "--to-pool", "safe", "--provision")
+    a.fails(2, *words, "fat")
+    a.run(*words, "exact")
+    (a.mountpoint("tank/second") / "f").write_bytes(os.urandom(5 << 20))
+    a.run("snapshot", "create", "two@s")
+    a.run("replication", "run", "two", "--wait")
+    view = b.json("volume", "show", "safe/second")
+    assert (view["provision"], view["used"], view["unreserved"]) == ("exact", 5 << 20, 0)
+    assert view["reserved"] >= 3 << 20
+    assert a.json("volume", "show", "tank/second")["provision"] == "thin"
+    a.run("volume", "resize", "tank/second", "1T")
+    a.run("snapshot", "create", "two@t")
+    assert "to guarantee" in a.fails(1, "replication", "run", "two", "--wait")
+    a.run("volume", "resize", "tank/second", "10M")
+    a.run("replication", "run", "two", "--wait")
+    assert b.json("group", "show", "two")["last_snapshot"] == "t"
+    b.run("volume", "check", "safe/second")
+
+
 def test_what_is_replicated_is_protected(pair: Pair) -> None:
     a, b = pair.a, pair.b
     pair.replicate("one")

@@ -122,6 +122,19 @@ def test_all_snapshots_arrive_and_are_equal(pair: Pair) -> None:
     assert pair.b.outcome() is None
 
 
+def test_the_size_travels_with_the_offer_and_an_older_sender_tells_none(pair: Pair) -> None:
+    history = two_snapshots()
+    history.size = 5 << 30
+    replicate(history, pair.connect, GROUP, 1)
+    assert pair.b.replica.size == 5 << 30
+    old = msgspec.msgpack.encode({"group": GROUP, "term": 1, "volume": VOLUME, "snapshots": []})
+    assert msgspec.msgpack.decode(old, type=Offer).size == 0
+    with pair.connect() as connection:
+        connection.send(Offer(GROUP, 1, VOLUME, ()))
+        connection.expect(State)
+    assert pair.b.replica.size == 5 << 30
+
+
 def test_a_second_run_has_nothing_to_do(pair: Pair) -> None:
     history = two_snapshots()
     replicate(history, pair.connect, GROUP, 1)

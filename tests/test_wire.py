@@ -105,6 +105,7 @@ MESSAGES: list[Message] = [
     StatusQuery("g"),
     PeerStatus(GroupStatus("g", 1, "passive", (VolumeStatus("v", (REF,)),))),
     Offer("g", 1, "v", (REF, REF)),
+    Offer("g", 1, "v", (REF,), 1 << 40),
     State((REF,), PROGRESS),
     State((), None),
     Begin(None, REF, Amount()),

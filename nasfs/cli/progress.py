@@ -1,9 +1,11 @@
-"""Waiting for a replication: a bar on a terminal, plain lines elsewhere."""
+"""How far something is: a bar on a terminal, plain lines or nothing elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from nasfs.errors import Refused
@@ -110,3 +112,28 @@ class _Bar:
 
     def close(self) -> None:
         self._progress.stop()
+
+
+@contextmanager
+def check_display(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal; it is told the step, what is done of it, and how much it is."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda step, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = progress.add_task("", total=None)
+
+    def show(step: str, done: int, total: int) -> None:
+        progress.update(task, description=step, completed=done, total=total or None)
+
+    with progress:
+        yield show

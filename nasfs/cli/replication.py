@@ -25,7 +25,8 @@ def create(
         list[str], typer.Option(metavar="LOCAL=REMOTE", help="A volume's name on the partner.")
     ] = [],  # noqa: B006  # typer makes a new list each time
     provision: Annotated[
-        str, typer.Option(help="thin: only what is written takes space.")
+        str,
+        typer.Option(help="Of the partner's copies. thin, or exact: its disk keeps all of it."),
     ] = "thin",
     max_snapshots: Annotated[int, typer.Option(help="How many the partner keeps, 1-1000.")] = 64,
     compression: Annotated[str, typer.Option(help="off, auto or 1 to 9.")] = "auto",

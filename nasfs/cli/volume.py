@@ -9,7 +9,16 @@ import typer
 
 from nasfs.node.words import parse_size, parse_volume, render_size
 
-from .session import Json, client, places, print_fields, print_json, print_table
+from .session import (
+    DryRun,
+    Json,
+    client,
+    places,
+    print_fields,
+    print_json,
+    print_table,
+    warn,
+)
 
 if TYPE_CHECKING:
     from nasfs.node.messages import VolumeView
@@ -30,7 +39,10 @@ def create(
     name: Volume,
     size: Annotated[str, typer.Option(help="For instance 500M, 100G or 1.5T.")],
     provision: Annotated[
-        str, typer.Option(help="thin: only what is written takes space.")
+        str,
+        typer.Option(
+            help="thin: only what is written takes space; exact: the pool's disk keeps it all."
+        ),
     ] = "thin",
     mountpoint: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
 ) -> None:
@@ -53,9 +65,11 @@ def list_(as_json: Json = False) -> None:
         print_json(views)
         return
     print_table(
-        ["VOLUME", "USED", "SIZE", "SNAPSHOTS", "GROUP", "STATE", "MOUNT POINT"],
+        ["VOLUME", "USED", "SIZE", "SNAPSHOTS", "PROVISION", "RESERVED", "GROUP", "STATE",
+         "MOUNT POINT"],
         [
-            (v.name, *figures(v), v.group or "-", v.mount_state, v.mountpoint)
+            (v.name, *figures(v), v.provision or "?", _reserved(v) or "-", v.group or "-",
+             v.mount_state, v.mountpoint)
             for v in views
         ],
     )  # fmt: skip
@@ -80,6 +94,10 @@ def figures(view: VolumeView) -> tuple[str, str, str]:
     return render_size(view.used), render_size(view.size), str(view.snapshots)
 
 
+def _reserved(view: VolumeView) -> str:
+    return render_size(view.reserved) if view.provision == "exact" else ""
+
+
 def _print(view: VolumeView) -> None:
     print_fields(
         [
@@ -89,6 +107,7 @@ def _print(view: VolumeView) -> None:
             *(
                 (
                     ("used", f"{render_size(view.used)}, {render_size(view.live)} of it live"),
+                    ("reserved", _reserved(view)),
                     ("inodes", view.inodes),
                     ("snapshots", view.snapshots),
                 )
@@ -129,6 +148,20 @@ def set_(name: Volume, mountpoint: Annotated[Path, typer.Option(metavar="DIR")])
 
 
 @app.command()
+def resize(
+    name: Volume,
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="For instance 500M, 100G or 1.5T.")],
+    as_json: Json = False,
+) -> None:
+    """Grow or shrink, mounted or not; never below what it holds, snapshots included."""
+    from nasfs.node.messages import VolumeResize, VolumeView
+
+    view = client().post(f"{_url(name)}/resize", VolumeView, VolumeResize(parse_size(size)))
+    if as_json:
+        print_json(view)
+
+
+@app.command()
 def rename(
     name: Volume,
     new_name: Annotated[str, typer.Argument(metavar="NEW", help="NEW or POOL/NEW.")],
@@ -157,18 +190,41 @@ def destroy(
 
 
 @app.command()
-def check(name: Volume, as_json: Json = False) -> None:
+def check(
+    name: Volume,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put right what follows from the rest; unmounted only.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
     """Prove the invariants of docs/FORMAT.md; exit 1 and a list where one is broken."""
-    from nasfs.node.setup import local_volume
-    from nasfs.volume import check_volume
+    from nasfs.errors import ConfigError
+    from nasfs.node import checking
 
-    findings = check_volume(local_volume(places(), parse_volume(name)).path)
+    from .progress import check_display
+
+    if dry_run and not repair:
+        raise ConfigError("--dry-run is for --repair", hint="a check alone changes nothing")
+    volume = parse_volume(name)
+    with check_display(quiet=as_json) as display:
+        if repair:
+            outcome = checking.repair(places(), volume, display, dry_run=dry_run)
+            repairs, findings = outcome.repairs, outcome.left
+        else:
+            repairs, findings = (), tuple(checking.check(places(), volume, display))
     if as_json:
-        print_json([{"invariant": f.invariant, "detail": f.detail} for f in findings])
+        left = [{"invariant": f.invariant, "detail": f.detail} for f in findings]
+        done = [{"invariant": r.invariant, "detail": r.detail} for r in repairs]
+        print_json({"repairs": done, "findings": left} if repair else left)
     else:
+        for done_one in repairs:
+            typer.echo(f"{'would repair' if dry_run else 'repaired'} {done_one}")
         for finding in findings:
-            typer.echo(f"{finding.invariant}: {finding.detail}")
+            typer.echo(str(finding))
         if not findings:
-            typer.echo(f"{name}: clean")
+            typer.echo(f"{name}: {'would be clean' if dry_run and repairs else 'clean'}")
     if findings:
+        if repair:
+            warn("what is left does not follow from the rest: take it from a snapshot or the peer")
         raise typer.Exit(1)

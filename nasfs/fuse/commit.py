@@ -177,7 +177,7 @@ class Committer:
                 self._begin_next()
                 self._commit_nowait(round_)
                 if self._volume.checkpoint_needed():
-                    await self._in_thread(self._volume.checkpoint)
+                    await self._checkpoint()
             await self._sync_log()
             self.rounds += 1
         except NasError as exc:
@@ -230,6 +230,13 @@ class Committer:
         except MediaError as exc:
             # The host has dropped pages it could not write, and a second sync would not tell.
             self._volume.go_read_only(f"file data could not be written: {exc}")
+            raise
+
+    async def _checkpoint(self) -> None:
+        try:
+            await self._in_thread(self._volume.checkpoint)
+        except MediaError as exc:
+            self._volume.go_read_only(f"the log could not be moved into the tables: {exc}")
             raise
 
     async def _sync_log(self) -> None:

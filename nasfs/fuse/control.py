@@ -75,12 +75,27 @@ class Release(Request, tag="release", frozen=True):
     owner: str
 
 
+class Resize(Request, tag="resize", frozen=True):
+    """Another size, in bytes; durable when it is answered."""
+
+    size: int
+
+
 class Stop(Request, tag="stop", frozen=True):
     """Make everything durable, answer, unmount and end."""
 
 
 AnyRequest = (
-    Ping | Stats | Commit | TakeSnapshot | RenameSnapshot | DestroySnapshots | Hold | Release | Stop
+    Ping
+    | Stats
+    | Commit
+    | TakeSnapshot
+    | RenameSnapshot
+    | DestroySnapshots
+    | Hold
+    | Release
+    | Resize
+    | Stop
 )
 
 Handlers = Mapping[type[Any], Callable[[Any], Awaitable[object]]]

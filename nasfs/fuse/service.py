@@ -26,6 +26,7 @@ class Service:
         self._mountpoint = mountpoint
         self._trees = trees
         self._committer = committer
+        self._resizing = trio.Lock()
 
     def handlers(self) -> control.Handlers:
         return {
@@ -37,6 +38,7 @@ class Service:
             control.DestroySnapshots: self._destroy,
             control.Hold: self._hold,
             control.Release: self._release,
+            control.Resize: self._resize,
             control.Stop: self._stop,
         }
 
@@ -54,6 +56,9 @@ class Service:
             "snapshots": len(self._volume.snapshots()),
             "commits": self._committer.rounds,
             "read_only": not self._volume.writable,
+            "provision": self._volume.provision,
+            "reserved": self._volume.reserved,
+            "unreserved": self._volume.unreserved,
         }
 
     async def _commit(self, request: control.Commit) -> None:
@@ -102,6 +107,16 @@ class Service:
         await self._committer.at_commit(
             lambda: self._volume.release_hold(request.name, request.owner)
         )
+
+    async def _resize(self, request: control.Resize) -> None:
+        async with self._resizing:
+            # In a thread: reserving the space of an exact volume may wait for the disk.
+            await trio.to_thread.run_sync(self._volume.prepare_resize, request.size)
+            try:
+                await self._committer.at_commit(lambda: self._volume.resize_nowait(request.size))
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._volume.end_resize)
 
 
 async def _forget_names(names: list[str]) -> None:

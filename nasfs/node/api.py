@@ -39,6 +39,7 @@ from .messages import (
     VolumeCreate,
     VolumeDestroy,
     VolumeRename,
+    VolumeResize,
     VolumeSet,
 )
 from .services import Services, mount_volume, unmount_volume
@@ -99,6 +100,10 @@ async def _unmount(services: Services, body: Nothing, params: Params) -> object:
 
 async def _rename_volume(services: Services, body: VolumeRename, params: Params) -> object:
     return await services.run(inventory.rename_volume, _volume(params), body.new_name)
+
+
+async def _resize_volume(services: Services, body: VolumeResize, params: Params) -> object:
+    return await services.run(inventory.resize_volume, _volume(params), body.size)
 
 
 async def _destroy_volume(services: Services, body: VolumeDestroy, params: Params) -> object:
@@ -190,6 +195,7 @@ ROUTES = (
     Route("POST", "/v1/volumes/{pool}/{volume}/mount", Nothing, _mount),
     Route("POST", "/v1/volumes/{pool}/{volume}/unmount", Nothing, _unmount),
     Route("POST", "/v1/volumes/{pool}/{volume}/rename", VolumeRename, _rename_volume),
+    Route("POST", "/v1/volumes/{pool}/{volume}/resize", VolumeResize, _resize_volume),
     Route("POST", "/v1/volumes/{pool}/{volume}/destroy", VolumeDestroy, _destroy_volume),
     Route("GET", "/v1/snapshots", Nothing, _plain(snapshots.list_snapshots, "target")),
     Route("POST", "/v1/snapshots", SnapshotCreate, _take_snapshot),

@@ -30,14 +30,26 @@ def info(node: Node, row: VolumeRow) -> VolumeInfo:
 
 
 def change(
-    node: Node, row: VolumeRow, op: str, args: dict[str, Any], direct: Callable[[Volume], object]
+    node: Node,
+    row: VolumeRow,
+    op: str,
+    args: dict[str, Any],
+    direct: Callable[[Volume], object],
+    *,
+    timeout_s: float = 60.0,
 ) -> None:
     """Have the mount process do *op*, or do it *direct* if nobody has the volume mounted."""
     try:
-        ControlClient(node.places.control_socket(row.uuid)).call(op, **args)
+        client = ControlClient(node.places.control_socket(row.uuid), timeout_s=timeout_s)
+        client.call(op, **args)
     except Unreachable:
         with open_volume(node.volume_path(row)) as volume:
             direct(volume)
+
+
+def ask(node: Node, row: VolumeRow, op: str) -> Any:
+    """What the mount process of a volume answers.  Raises Unreachable if there is none."""
+    return ControlClient(node.places.control_socket(row.uuid), timeout_s=PING_S).call(op)
 
 
 @dataclass(frozen=True, slots=True)

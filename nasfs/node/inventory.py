@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from nasfs.errors import ConfigError, Failed, NasError, Refused
 from nasfs.volume import (
     NoSuchVolume,
+    VolumeInfo,
     create_pool,
     create_volume,
     list_volumes,
@@ -21,11 +22,14 @@ from nasfs.volume import destroy_volume as engine_destroy
 from nasfs.volume import rename_volume as engine_rename
 
 from .context import MountPhase, MountState, Node
-from .engine import Server, find_server, info
+from .engine import Server, ask, change, find_server, info
 from .messages import PoolCreate, PoolView, VolumeCreate, VolumeView
 from .records import Group, Pool, VolumeRow
 from .state import new_uuid
-from .words import VolumeName, check_name, check_provision, parse_volume
+from .words import VolumeName, check_name, check_provision, parse_volume, render_size
+
+RESIZE_S = 240.0
+"""So long reserving the space of an exact volume may take (seconds)."""
 
 WRITABLE_ROLES = ("active", "failed-over")
 
@@ -149,6 +153,8 @@ def volume_view(node: Node, row: VolumeRow) -> VolumeView:
         live=0,
         inodes=0,
         provision="",
+        reserved=0,
+        unreserved=0,
         snapshots=0,
         group=group.name if group else "",
         mountpoint=mount.mountpoint or str(node.mountpoint(row)),
@@ -161,6 +167,7 @@ def volume_view(node: Node, row: VolumeRow) -> VolumeView:
         found = info(node, row)
     except (NasError, OSError) as exc:
         return replace(base, problem=str(exc))
+    unreserved = _unreserved(node, row, found)
     return replace(
         base,
         size=found.size,
@@ -168,7 +175,29 @@ def volume_view(node: Node, row: VolumeRow) -> VolumeView:
         live=found.stats.live,
         inodes=found.stats.inodes,
         provision=found.provision,
+        reserved=found.reserved,
+        unreserved=unreserved,
         snapshots=len(found.snapshots),
+        problem=base.problem or _lacks(unreserved),
+    )
+
+
+def _unreserved(node: Node, row: VolumeRow, found: VolumeInfo) -> int:
+    """What the guarantee of an exact volume lacks."""
+    if not found.unreserved:
+        return 0
+    try:  # between two commits only the owner knows what has taken the place of what
+        return int(ask(node, row, "stats")["unreserved"])
+    except NasError:
+        return found.unreserved
+
+
+def _lacks(unreserved: int) -> str:
+    if not unreserved:
+        return ""
+    return (
+        f"{render_size(unreserved)} of its capacity are no longer guaranteed: others have filled"
+        " the pool's disk; free space there"
     )
 
 
@@ -234,6 +263,29 @@ def rename_volume(node: Node, name: VolumeName, new_name: str) -> VolumeView:
         engine_rename(pool, name.volume, new_name)
     node.note("volume renamed", name, f"to {name.pool}/{new_name}")
     return volume_view(node, node.state.volume(VolumeName(name.pool, new_name)))
+
+
+def resize_volume(node: Node, name: VolumeName, size: int) -> VolumeView:
+    """Another size, mounted or not; durable on return.
+
+    Raises:
+        ConfigError: no size for a volume.
+        Refused: the volume holds more than that, or its size follows that of the active copy.
+        MediaError: the pool's disk has not the space that an exact volume needs.
+    """
+    row = node.state.volume(name)
+    group = node.state.find_group(row.group) if row.group else None
+    if group is not None and group.role == "passive":
+        raise Refused(
+            f"volume {name} is the passive copy of a volume of the partner",
+            hint="resize it there: this copy follows with the next replication",
+        )
+    check_writable(node, row)
+    before = info(node, row).size
+    args = {"size": size}
+    change(node, row, "resize", args, lambda v: v.resize(size), timeout_s=RESIZE_S)
+    node.note("volume resized", name, f"{render_size(before)} to {render_size(size)}")
+    return volume_view(node, row)
 
 
 def destroy_volume(node: Node, name: VolumeName, *, lose_data: bool) -> None:

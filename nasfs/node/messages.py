@@ -66,6 +66,10 @@ class VolumeSet(Request, frozen=True):
     mountpoint: str
 
 
+class VolumeResize(Request, frozen=True):
+    size: int
+
+
 class VolumeDestroy(Request, frozen=True):
     lose_data: bool = False
 
@@ -78,6 +82,11 @@ class VolumeView(msgspec.Struct, frozen=True):
     live: int
     inodes: int
     provision: str
+    """``thin`` or ``exact``; empty if the volume cannot be read."""
+    reserved: int
+    """Bytes that an exact volume holds of the pool's disk, beyond what it uses."""
+    unreserved: int
+    """Bytes that its guarantee lacks, because others have taken them; 0 is well."""
     snapshots: int
     group: str
     mountpoint: str

@@ -200,6 +200,9 @@ class _NodeSink:
     def snapshots(self) -> list[SnapshotRef]:
         return self._sink.snapshots()
 
+    def resize(self, size: int) -> None:
+        self._sink.resize(size)
+
     def progress(self) -> Progress | None:
         return self._sink.progress()
 

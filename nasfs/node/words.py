@@ -78,13 +78,9 @@ def parse_snapshot(text: str) -> Target:
 
 
 def check_provision(provision: str) -> None:
-    """Raises ConfigError for what this release cannot guarantee."""
-    if provision == "exact":
-        raise ConfigError(
-            "this release cannot guarantee a volume's capacity", hint="use --provision thin"
-        )
-    if provision != "thin":
-        raise ConfigError(f"{provision!r} is no provision", hint="use --provision thin")
+    """Raises ConfigError unless it is one of the two."""
+    if provision not in ("thin", "exact"):
+        raise ConfigError(f"{provision!r} is no provision", hint="thin or exact")
 
 
 def parse_size(text: str) -> int:

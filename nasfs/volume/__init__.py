@@ -32,6 +32,7 @@ from nasfs.volume.pool import (
     volume_info,
     volume_path,
 )
+from nasfs.volume.repair import Repair, RepairOutcome, repair_volume
 from nasfs.volume.types import (
     BLOCK,
     FIRST_INO,
@@ -80,6 +81,8 @@ __all__ = [
     "NoSuchSnapshot",
     "NoSuchVolume",
     "Pool",
+    "Repair",
+    "RepairOutcome",
     "RowPosition",
     "Run",
     "Snapshot",
@@ -103,6 +106,7 @@ __all__ = [
     "open_volume",
     "remove_leftovers",
     "rename_volume",
+    "repair_volume",
     "volume_info",
     "volume_path",
 ]

@@ -26,28 +26,33 @@ def directory_name(index: int) -> str:
 
 
 class DataSync:
-    """A piece of work: make the data written so far durable.  `run` may be called in a thread."""
+    """A piece of work: make the data written so far durable.  `run` may be called in a thread.
 
-    def __init__(self, layers: Layers, keys: frozenset[LayerKey]) -> None:
+    Args:
+        keys: layers that were written or punched.
+        thinned: directories from which layers were removed, by their number.
+    """
+
+    def __init__(self, layers: Layers, keys: frozenset[LayerKey], thinned: frozenset[int]) -> None:
         self._layers = layers
-        self._keys = keys
+        self.keys = keys
+        self.thinned = thinned
 
     @property
     def count(self) -> int:
-        """Layer files to sync."""
-        return len(self._keys)
+        """Files and directories to sync."""
+        return len(self.keys) + len(self.thinned)
 
     def run(self) -> None:
+        layers = self._layers
         try:
-            self._layers.media.sync_files([self._layers.path(*key) for key in sorted(self._keys)])
+            layers.media.sync_files([layers.path(*key) for key in sorted(self.keys)])
+            for index in sorted(self.thinned):
+                layers.media.sync_directory(layers.directory(index))
         except BaseException:
-            self._layers.sync_ended(self, self._keys)
+            layers.sync_ended(self, failed=True)
             raise
-        self._layers.sync_ended(self, frozenset())
-
-    @property
-    def keys(self) -> frozenset[LayerKey]:
-        return self._keys
+        layers.sync_ended(self, failed=False)
 
 
 class Layers:
@@ -58,15 +63,23 @@ class Layers:
         self.waits = True
         """Whether `read_into` waits for the disk, or raises `WouldWait`."""
         self._directory = directory
+        self._prefix = f"{directory}/"
         self._descriptors = descriptors
         self._readers: dict[LayerKey, int] = {}
         self._writers: dict[LayerKey, int] = {}
         self._dirty: set[LayerKey] = set()
+        self._thinned: set[int] = set()
+        self._spoiled: set[LayerKey] = set()
         self._under_way: set[DataSync] = set()
         self._lock = threading.Lock()
 
     def path(self, ino: int, epoch: int) -> Path:
-        return self._directory / directory_name(ino % DIRECTORIES) / f"{ino}.{epoch}"
+        # One string, and a Path once: joining paths part by part takes longer than the write.
+        return Path(f"{self._prefix}{directory_name(ino % DIRECTORIES)}/{ino}.{epoch}")
+
+    def directory(self, index: int) -> Path:
+        """One of the 256 directories."""
+        return self._directory / directory_name(index)
 
     def read(self, ino: int, epoch: int, length: int, offset: int) -> bytes:
         """Exactly *length* bytes; what the file does not hold is zeros."""
@@ -105,7 +118,16 @@ class Layers:
             fd = self._remember(self._writers, key, write=True)
         with self._lock:
             self._dirty.add(key)
-        self.media.write(fd, parts, offset)
+        try:
+            self.media.write(fd, parts, offset)
+        except MediaError:
+            self._spoiled.add(key)
+            raise
+
+    def take_spoiled(self) -> set[LayerKey]:
+        """Layers that may hold parts of writes that were refused since this was last asked."""
+        spoiled, self._spoiled = self._spoiled, set()
+        return spoiled
 
     def data_ranges(self, ino: int, epoch: int) -> list[tuple[int, int]]:
         """Byte ranges of the layer file that are not holes; [] if there is no such file."""
@@ -123,6 +145,8 @@ class Layers:
 
     def punch(self, ino: int, epoch: int, start: int, stop: int) -> None:
         """Give the space of bytes [start, stop) of a layer back."""
+        with self._lock:  # synced before the commit that forgets what there was to do
+            self._dirty.add((ino, epoch))
         fd = self.media.open(self.path(ino, epoch), write=True)
         try:
             self.media.punch(fd, start, stop)
@@ -136,43 +160,50 @@ class Layers:
             fd = cache.pop(key, None)
             if fd is not None:
                 self.media.close(fd)
-        self._dirty.discard(key)
+        with self._lock:  # as with `punch`: a power cut must not bring the file back unnoticed
+            self._dirty.discard(key)
+            self._thinned.add(ino % DIRECTORIES)
         self.media.unlink(self.path(ino, epoch))
 
     def listing(self, index: int) -> list[LayerKey]:
         """The layers in one of the 256 directories."""
         found = []
-        for name in self.media.names(self._directory / directory_name(index)):
+        for name in self.media.names(self.directory(index)):
             ino, dot, epoch = name.partition(".")
             if dot and ino.isdecimal() and epoch.isdecimal():
                 found.append((int(ino), int(epoch)))
         return sorted(found)
 
     def take_dirty(self) -> DataSync:
-        """All that was written and not synced; it counts as synced unless the sync fails."""
+        """All that was changed and not synced; it counts as synced unless the sync fails."""
         with self._lock:
-            work = DataSync(self, frozenset(self._dirty))
-            self._dirty = set()
-            self._under_way.add(work)
-        return work
+            return self._take(set(self._dirty), set(self._thinned))
 
     def take_unsynced(self) -> DataSync:
         """Like `take_dirty`, and again what others took and have not finished syncing."""
         with self._lock:
-            others = (other.keys for other in self._under_way)
-            work = DataSync(self, frozenset(self._dirty).union(*others))
-            self._dirty = set()
-            self._under_way.add(work)
+            others = list(self._under_way)
+            return self._take(
+                self._dirty.union(*(other.keys for other in others)),
+                self._thinned.union(*(other.thinned for other in others)),
+            )
+
+    def _take(self, keys: set[LayerKey], thinned: set[int]) -> DataSync:
+        work = DataSync(self, frozenset(keys), frozenset(thinned))
+        self._dirty, self._thinned = set(), set()
+        self._under_way.add(work)
         return work
 
     @property
     def is_dirty(self) -> bool:
-        return bool(self._dirty)
+        return bool(self._dirty or self._thinned)
 
-    def sync_ended(self, work: DataSync, failed: frozenset[LayerKey]) -> None:
+    def sync_ended(self, work: DataSync, *, failed: bool) -> None:
         with self._lock:
             self._under_way.discard(work)
-            self._dirty |= failed
+            if failed:
+                self._dirty |= work.keys
+                self._thinned |= work.thinned
 
     def close_all(self) -> None:
         for cache in (self._readers, self._writers):

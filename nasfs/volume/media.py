@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,8 @@ from nasfs.volume.errors import MediaError
 
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
+
+_BTRFS = 0x9123683E  # linux/magic.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -62,7 +65,7 @@ class Media(Protocol):
         """Size and bytes allocated of a file, without opening it; zeros if it is not there."""
         ...
 
-    def allocate(self, fd: int, start: int, stop: int, *, keep_size: bool = False) -> None:
+    def allocate(self, fd: int, start: int, stop: int) -> None:
         """Take space for [start, stop) now, so that writes there can't lack it.
 
         Raises:
@@ -70,7 +73,15 @@ class Media(Protocol):
         """
         ...
 
+    def allocate_behind(self, path: Path, start: int, stop: int) -> None:
+        """The same behind the end of a file that SQLite has open; its size stays."""
+        ...
+
     def truncate(self, fd: int, size: int) -> None: ...
+
+    def copies_on_write(self, path: Path) -> bool:
+        """The host writes changed blocks to another place, as btrfs does."""
+        ...
 
     def unlink(self, path: Path) -> None:
         """Remove the file; one that is not there is fine."""
@@ -88,6 +99,10 @@ class Media(Protocol):
 
     def sync_directory(self, path: Path) -> None:
         """The names in a directory are on stable storage on return."""
+        ...
+
+    def sync_filesystem(self, directory: Path) -> None:
+        """Everything on the file system of *directory* is on stable storage on return."""
         ...
 
     def free_bytes(self, directory: Path) -> tuple[int, int]:
@@ -199,8 +214,32 @@ class HostMedia:
                 return 0, 0
             return found.st_size, found.st_blocks * 512
 
-    def allocate(self, fd: int, start: int, stop: int, *, keep_size: bool = False) -> None:
-        flags = _FALLOC_FL_KEEP_SIZE if keep_size else 0
+    def allocate(self, fd: int, start: int, stop: int) -> None:
+        step = max(stop - start, 1)
+        if self.copies_on_write(Path(f"/proc/self/fd/{fd}")):
+            step = 16 << 20  # btrfs frees an extent as a whole or not at all
+        for position in range(start, stop, step):
+            self._allocate(fd, 0, position, min(position + step, stop))
+
+    def allocate_behind(self, path: Path, start: int, stop: int) -> None:
+        # By SQLite's own descriptor: closing one of ours would drop its locks (fcntl(2)).
+        fd = self._descriptor(path)
+        if fd is not None:
+            self._allocate(fd, _FALLOC_FL_KEEP_SIZE, start, stop)
+
+    def _descriptor(self, path: Path) -> int | None:
+        """One that this process has open for writing."""
+        with suppress(FileNotFoundError):
+            wanted = os.stat(path)
+            for name in os.listdir("/proc/self/fd"):
+                fd = int(name)
+                with suppress(OSError):  # the listing's own is closed already
+                    writes = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+                    if writes and os.path.samestat(os.fstat(fd), wanted):
+                        return fd
+        return None
+
+    def _allocate(self, fd: int, flags: int, start: int, stop: int) -> None:
         while _libc.fallocate(fd, flags, start, stop - start) != 0:
             number = ctypes.get_errno()
             if number != errno.EINTR:  # a large one may be interrupted by any signal
@@ -209,6 +248,10 @@ class HostMedia:
     def truncate(self, fd: int, size: int) -> None:
         with _translated("truncation"):
             os.ftruncate(fd, size)
+
+    def copies_on_write(self, path: Path) -> bool:
+        words = (ctypes.c_long * 16)()  # struct statfs begins with the type of the file system
+        return _libc.statfs(os.fsencode(path), words) == 0 and words[0] == _BTRFS
 
     def unlink(self, path: Path) -> None:
         with _translated(str(path)), suppress(FileNotFoundError):
@@ -236,7 +279,6 @@ class HostMedia:
             os.fsync(fd)
 
     def sync_filesystem(self, directory: Path) -> None:
-        """Everything on the file system of *directory* is on stable storage on return."""
         with _translated(f"sync of all around {directory}"), _opened(directory) as fd:
             if _libc.syncfs(fd) != 0:
                 raise OSError(ctypes.get_errno(), "syncfs")

@@ -22,6 +22,7 @@ from nasfs.volume.errors import FormatError, MediaError, NoSuchVolume, VolumeExi
 from nasfs.volume.layers import DIRECTORIES, directory_name
 from nasfs.volume.lock import VolumeLock
 from nasfs.volume.media import HostMedia, Media
+from nasfs.volume.provision import Reservation, check_size
 from nasfs.volume.types import Access, Snapshot, VolumeStats
 from nasfs.volume.volume import Volume
 
@@ -47,6 +48,10 @@ class VolumeInfo:
     provision: str
     stats: VolumeStats
     snapshots: tuple[Snapshot, ...]
+    reserved: int = 0
+    """Bytes that an exact volume holds of the pool's disk, beyond what it uses."""
+    unreserved: int = 0
+    """Bytes of its guarantee that it could not get back, because others took them."""
 
 
 def create_pool(directory: Path) -> Pool:
@@ -108,11 +113,13 @@ def create_volume(
     provision: str = "thin",
     uuid: str | None = None,
     root_mode: int = 0o755,
+    media: Media | None = None,
 ) -> None:
     """A new, empty volume; it is there, durable, when this returns, or it is not there at all.
 
     Args:
         size: bytes that it may hold, snapshots included.
+        provision: ``thin``, or ``exact``: the pool's disk keeps so much for it from now on.
         uuid: its identity, if it is the copy of another site's volume.
 
     Raises:
@@ -121,8 +128,7 @@ def create_volume(
         MediaError: the pool's disk refused.
     """
     check_volume_name(name)
-    if size < 1 << 20:
-        raise ConfigError(f"a volume of {size} bytes is too small", hint="1M is the least")
+    check_size(size)
     target = volume_path(pool, name)
     if target.exists():
         raise VolumeExists(
@@ -131,6 +137,8 @@ def create_volume(
     building = pool.path / f".new-{uuids.uuid4().hex}"
     try:
         _build(building, size, provision, uuid or str(uuids.uuid4()), root_mode)
+        if provision == "exact":
+            Reservation(building, HostMedia() if media is None else media, size).fill()
         os.rename(building, target)
         _sync_directory(pool.path)
     except OSError as exc:
@@ -198,6 +206,8 @@ def volume_info(path: Path) -> VolumeInfo:
             provision=volume.provision,
             stats=volume.statfs(),
             snapshots=tuple(volume.snapshots()),
+            reserved=volume.reserved,
+            unreserved=volume.unreserved,
         )
 
 

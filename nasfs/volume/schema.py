@@ -5,11 +5,13 @@ docs/FORMAT.md describes every table and column; a test compares the two.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasfs.volume.errors import CorruptionError, FormatError
+from nasfs.volume.errors import CorruptionError, FormatError, MediaError
 from nasfs.volume.types import FIRST_INO, ROOT_INO
 
 APPLICATION_ID = 0x6E617366
@@ -17,6 +19,9 @@ APPLICATION_ID = 0x6E617366
 
 FORMAT_VERSION = 1
 """PRAGMA user_version.  Another number is refused, never guessed at."""
+
+NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_CANTOPEN")
+"""What SQLite says when the log or its index can't be made, for instance on a full disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +187,20 @@ def connect(path: Path, *, query_only: bool) -> sqlite3.Connection:
             connection.execute("PRAGMA query_only = ON")
     except sqlite3.Error as exc:
         connection.close()
+        if getattr(exc, "sqlite_errorname", "") in NO_ROOM and _is_full(path.parent):
+            raise MediaError(
+                errno.ENOSPC, str(path), hint="free some space on the pool's disk"
+            ) from exc
         raise CorruptionError(str(path), str(exc)) from exc
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _is_full(directory: Path) -> bool:
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize < 1 << 20
 
 
 def _quoted(path: Path) -> str:

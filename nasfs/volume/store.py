@@ -11,7 +11,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -28,6 +28,9 @@ from nasfs.volume.xattrs import Xattrs
 
 INO_RESERVE = 65_536
 """Inode numbers are reserved durably in such pieces, so that none is given twice, crash or not."""
+
+REWRITE_BYTES = 1024 * 1024
+"""The log is rewritten in pieces of this size."""
 
 CHECKPOINT_BYTES = 32 * 1024 * 1024
 """From this size of the WAL on a commit is followed by a checkpoint."""
@@ -78,6 +81,7 @@ class Store:
         self.writable = access is Access.READ_WRITE
         self.db = schema.connect(path, query_only=not self.writable)
         self._wal_fd: int | None = None
+        self._log_failed = False
         self.failure = ""
         """Why the open transaction can't be trusted any more."""
         try:
@@ -215,7 +219,27 @@ class Store:
         if self._wal_fd is None:
             self._media.sync_directory(self.path.parent)  # a new log's name has to survive, too
             self._wal_fd = self._media.open(Path(f"{self.path}-wal"), write=False)
-        self._media.sync(self._wal_fd)
+        try:
+            self._media.sync(self._wal_fd)
+        except MediaError:
+            self._log_failed = True
+            raise
+
+    def rewrite_log(self) -> None:
+        """Write the bytes of the log where they are once more, and sync them.
+
+        What the host has failed to write is clean in its memory: a sync alone would tell that all
+        is well, and a power cut would leave a log with a gap, before commits that came later or
+        behind tables that were newer.
+        """
+        fd = self._media.open(Path(f"{self.path}-wal"), write=True)
+        try:
+            for offset in range(0, self._media.size(fd), REWRITE_BYTES):
+                data = self._media.read(fd, REWRITE_BYTES, offset)
+                self._media.write(fd, [data], offset)
+            self._media.sync(fd)
+        finally:
+            self._media.close(fd)
 
     def checkpoint_needed(self) -> bool:
         try:
@@ -245,6 +269,9 @@ class Store:
         if self._wal_fd is not None:
             self._media.close(self._wal_fd)
             self._wal_fd = None
+        if self._log_failed:  # closing moves it into the tables
+            with suppress(MediaError):
+                self.rewrite_log()
         self.db.close()
 
     @contextmanager

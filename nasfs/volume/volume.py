@@ -27,10 +27,18 @@ from nasfs.volume.files import Files
 from nasfs.volume.layers import DataSync, Layers
 from nasfs.volume.lock import VolumeLock
 from nasfs.volume.media import Media
+from nasfs.volume.provision import (
+    Reservation,
+    ReservedMedia,
+    check_size,
+    open_with_room,
+    readable,
+)
 from nasfs.volume.reclaim import Reclaim
 from nasfs.volume.rollback import roll_back
 from nasfs.volume.store import INO_RESERVE, Store
 from nasfs.volume.types import (
+    BLOCK,
     NAME_MAX,
     Access,
     Epoch,
@@ -40,6 +48,8 @@ from nasfs.volume.types import (
     VolumeStats,
 )
 from nasfs.volume.view import AsOf
+
+from nasfs.errors import Refused  # isort: skip
 
 _replace = msgspec.structs.replace
 
@@ -54,15 +64,22 @@ class Volume(Files):
     def __init__(self, path: Path, access: Access, media: Media) -> None:
         self._lock = VolumeLock(path / "lock") if access is Access.READ_WRITE else None
         try:
-            store = Store(path / "meta.db", access)
+            store = self._open_store(path, access, media)
         except BaseException:
             if self._lock is not None:
                 self._lock.release()
             raise
+        self._host = media
+        self._reservation: Reservation | None = None
+        if store.provision == "exact":
+            self._reservation = Reservation(path, media, store.size, lambda: self._used)
+            media = ReservedMedia(media, self._reservation, owner=access is Access.READ_WRITE)
         layers = Layers(path / "layers", media)
         super().__init__(path, store, layers, media)
         self._reclaim = Reclaim(store, layers, self._space)
         self._views: dict[int, AsOf] = {}
+        self._committed_bytes = self._durable_bytes = self._used
+        self._gave_back = False
         if access is Access.READ_ONLY:
             self._read_only_reason = "opened read-only"
             return
@@ -74,10 +91,19 @@ class Volume(Files):
 
     # opening and closing
 
+    def _open_store(self, path: Path, access: Access, media: Media) -> Store:
+        if access is Access.READ_ONLY:
+            return Store(path / "meta.db", access, media)
+        return open_with_room(path, media, lambda: Store(path / "meta.db", access, media))
+
     def _take_over(self) -> None:
         """Mark the volume as in use; after a crash put right what a crash leaves."""
         store = self._store
         if store.in_use:
+            # A killed owner's data may be in the host's memory alone: what is shown from now on,
+            # and sealed, has to be on the disk.
+            self._media.sync_filesystem(self.path)
+            store.rewrite_log()
             # Numbers that the last owner gave may have layer files, though no row names them.
             store.counters.next_ino = store.counters.reserved_ino
             store.execute("INSERT OR REPLACE INTO sweep VALUES (?, 0)", (store.epochs.current,))
@@ -108,6 +134,11 @@ class Volume(Files):
     def _let_go(self) -> None:
         self._layers.close_all()
         self._store.close()
+        if self._lock is not None and self._reservation is not None:
+            # Only now is it known what meta.db and its log take while nobody has them open.
+            self._reservation.size = self.size
+            self._reservation.used = lambda: self._durable_bytes
+            self._reservation.settle(self._durable_bytes, exactly=True)
         if self._lock is not None:
             self._lock.release()
 
@@ -131,18 +162,96 @@ class Volume(Files):
 
     @property
     def size(self) -> int:
-        """Bytes that the volume may use."""
+        """Bytes that the volume may use; without owning it, as of its last commit."""
+        if not self._store.writable:
+            self._store.size = self._store.db.execute("SELECT size FROM volume").fetchone()[0]
         return int(self._store.size)
 
     @property
     def provision(self) -> str:
         return str(self._store.provision)
 
+    @property
+    def _used(self) -> int:
+        """Bytes in blocks that the live view or a snapshot reaches."""
+        counters = self._store.counters
+        return (counters.live_blocks + counters.snapshot_blocks) * BLOCK
+
     def statfs(self) -> VolumeStats:
-        """Like a view's, but never more available than the pool's disk has."""
+        """Like a view's, but never more available than the pool's disk has for this volume."""
         stats = super().statfs()
-        free, _ = self._media.free_bytes(self.path)
+        free, _ = self._host.free_bytes(self.path)
+        free += self.reserved
         return _replace(stats, available=min(stats.available, free))
+
+    # capacity
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that an exact volume holds of the pool's disk, beyond what it uses."""
+        return 0 if self._reservation is None else self._reservation.held
+
+    @property
+    def unreserved(self) -> int:
+        """Bytes of its guarantee that it could not get back, because others took them."""
+        return 0 if self._reservation is None else self._reservation.missing()
+
+    def resize(self, size: int) -> None:
+        """Another size; durable on return.
+
+        Raises:
+            ConfigError: no size for a volume.
+            Refused: the live view and the snapshots hold more.
+            MediaError: the disk can't guarantee it to an exact volume; nothing has changed.
+        """
+        self.prepare_resize(size)
+        try:
+            self.resize_nowait(size)
+            self.commit()
+        finally:
+            self.end_resize()
+
+    def prepare_resize(self, size: int) -> None:
+        """Before `resize_nowait`: hold what an exact volume will need.  May be in a thread."""
+        self._check_holds(size)
+        if self._reservation is None or size <= self._reservation.size:
+            return
+        self._reservation.size = size
+        try:
+            self._reservation.fill()
+        except MediaError:
+            self.end_resize()
+            raise
+
+    def resize_nowait(self, size: int) -> None:
+        """Within the open transaction; `prepare_resize` comes before, `end_resize` after."""
+        self._begin()
+        self._check_holds(size)
+        self._store.execute("UPDATE volume SET size = ?", (size,))
+        self._store.size = size
+
+    def end_resize(self) -> None:
+        """Hold what the size needs that the volume has now.  May be in a thread."""
+        if self._reservation is not None:
+            self._reservation.size = self.size
+            self._settle(exactly=True)
+
+    def _check_holds(self, size: int) -> None:
+        check_size(size)
+        stats = self.statfs()
+        if size < stats.used:
+            raise Refused(
+                f"volume {self.name} holds {stats.used} bytes ({readable(stats.live)} live,"
+                f" {readable(stats.used - stats.live)} in snapshots alone) and can't shrink to"
+                f" {size} bytes",
+                hint="destroy snapshots or remove files first",
+            )
+
+    def _settle(self, *, exactly: bool = False, wait: bool = True) -> None:
+        """The reservation follows what is used."""
+        if self._reservation is not None:
+            self._reservation.settle(self._durable_bytes, exactly=exactly, wait=wait)
+            self._reservation.keep_log_ahead()
 
     # durability
 
@@ -167,6 +276,10 @@ class Volume(Files):
         self._check_not_lost()
         if self._store.db.in_transaction and self._store.inos_left() < INO_RESERVE // 2:
             self._store.reserve_inos()  # so that hardly ever a create has to wait for it
+        for ino, layer in self._layers.take_spoiled():
+            self._space.queue(ino, layer)
+        if self._reservation is not None:
+            self._reservation.keep_log_ahead()
         try:
             self._store.commit()
         except MediaError:
@@ -175,20 +288,27 @@ class Volume(Files):
             raise
         self._committed = self._space.committed()
         self._reserved = self._store.counters.reserved_ino
+        self._committed_bytes = self._used
 
     def sync_log(self) -> None:
         """What was committed is durable on return.  May be called in a thread."""
-        generation, reserved = self._committed, self._reserved
+        generation, reserved, used = self._committed, self._reserved, self._committed_bytes
         self._store.sync_log()
         self._space.durable(generation)
         self._usable_ino = reserved
+        self._durable_bytes = used
+        self._settle()
 
     def checkpoint_needed(self) -> bool:
         return self._store.checkpoint_needed()
 
     def checkpoint(self) -> None:
         """Move the log into the tables; while nothing changes the volume.  May be in a thread."""
+        if self._reservation is not None:
+            self._reservation.make_room_for_log()
         self._store.checkpoint()
+        if self._reservation is not None:
+            self._reservation.keep_log_ahead()
 
     def commit(self) -> None:
         """Everything that returned before is durable on return."""
@@ -198,7 +318,11 @@ class Volume(Files):
         self._commit_metadata()
         self._sync_log()
         if self.checkpoint_needed():
-            self.checkpoint()
+            try:
+                self.checkpoint()
+            except MediaError as exc:  # what was committed is durable; more would be too much
+                self.go_read_only(f"the log could not be moved into the tables: {exc}")
+                raise
 
     def _sync_data(self) -> None:
         self._check_not_lost()
@@ -395,7 +519,11 @@ class Volume(Files):
         """Give space back, in a bounded step; False when nothing can be done before a commit."""
         if not self.writable:
             return False
-        return self._reclaim.step(limit)
+        done = self._reclaim.step(limit)
+        if done or self._gave_back:  # a last time when all is done: the host frees with a delay
+            self._settle(exactly=True, wait=False)
+        self._gave_back = done
+        return done
 
     def reclaim_pending(self) -> dict[str, int]:
         """What reclaim has left to do: layers, snapshots, directories."""
