@@ -29,7 +29,18 @@ class Order(msgspec.Struct, frozen=True):
     fsname: str
     commit_interval_s: float
     allow_other: bool
+    flags: tuple[str, ...]
     log_file: str | None
+
+
+def order_of(pid: int) -> Order | None:
+    """What a running mount process was started with; None if it is not one of this module."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+        found = words.index(__name__.encode())
+        return msgspec.json.decode(words[found + 2], type=Order)
+    except (OSError, ValueError, IndexError, msgspec.MsgspecError):
+        return None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -112,6 +123,7 @@ def main(arguments: list[str]) -> int:
             fsname=order.fsname,
             commit_interval_s=order.commit_interval_s,
             allow_other=order.allow_other,
+            flags=order.flags,
             on_ready=reporter.serving,
         )
     except NasError as exc:

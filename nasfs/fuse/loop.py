@@ -51,9 +51,13 @@ _threads: list[Callable[[], object]] = []
 """What threads are doing; there is one loop in a process."""
 
 
-def shorten() -> None:
-    """Make `pyfuse3.main` of this process take requests the short way."""
-    lowlevel = _Lowlevel(can_poll=len(os.sched_getaffinity(0)) > 1)
+def shorten(is_introduced: Callable[[], bool]) -> None:
+    """Make `pyfuse3.main` of this process take requests the short way.
+
+    Args:
+        is_introduced: asked before each wait for a request, until it has said yes.
+    """
+    lowlevel = _Lowlevel(is_introduced, can_poll=len(os.sched_getaffinity(0)) > 1)
     namespace = SimpleNamespace(
         Lock=UnfairLock,
         lowlevel=lowlevel,
@@ -157,7 +161,8 @@ class RequestDescriptor:
 class _Lowlevel:
     """`trio.lowlevel`, but for the two functions that concern the kernel's descriptor."""
 
-    def __init__(self, *, can_poll: bool) -> None:
+    def __init__(self, is_introduced: Callable[[], bool], *, can_poll: bool) -> None:
+        self._is_introduced: Callable[[], bool] | None = is_introduced
         self._can_poll = can_poll
         self._descriptor: RequestDescriptor | None = None
 
@@ -165,6 +170,8 @@ class _Lowlevel:
         return getattr(trio.lowlevel, name)
 
     async def wait_readable(self, fd: int) -> None:
+        if self._is_introduced is not None and self._is_introduced():
+            self._is_introduced = None
         if self._descriptor is None:
             poll = select.poll()
             poll.register(fd, select.POLLIN)

@@ -5,6 +5,7 @@ pyfuse3 holds one session per process, so each mounted volume has a process of i
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import resource
@@ -13,8 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ import trio
 import nasfs
 from nasfs.errors import Failed
 from nasfs.fuse import background
+from nasfs.fuse.attach import KernelMount
 from nasfs.fuse.commit import Committer, Gate
 from nasfs.fuse.control import ControlServer, ControlSocket
 from nasfs.fuse.loop import shorten
@@ -37,6 +39,7 @@ from nasfs.fuse.mountpoint import (
     is_dead,
     prepare_mountpoint,
     resolve,
+    umount,
     wait_end,
     watch,
 )
@@ -52,6 +55,9 @@ MAX_REQUESTS = 512
 
 IDLE_TASKS = 8
 
+KERNEL_FLAGS = frozenset({"ro", "nosuid", "nodev", "noexec", "noatime", "sync"})
+"""Words of mount(8) that the kernel carries out; libfuse dies of any other."""
+
 
 def run_mount(
     volume_path: Path,
@@ -63,6 +69,7 @@ def run_mount(
     commit_interval_s: float = 5.0,
     on_ready: Callable[[], None] | None = None,
     allow_other: bool = True,
+    flags: Collection[str] = (),
 ) -> None:
     """Mount a volume and serve it until it is unmounted, stopped or signalled.
 
@@ -76,6 +83,8 @@ def run_mount(
         commit_interval_s: seconds after which everything is made durable unasked.
         on_ready: called when requests are being served.
         allow_other: let other users than the mounting one in.
+        flags: of `KERNEL_FLAGS`.  With "ro" this process still owns the volume, and can be asked
+            for snapshots; nobody changes a file, until it is remounted.
 
     Raises:
         Failed: the mount point or the volume cannot be used, or what was written last could not
@@ -86,7 +95,7 @@ def run_mount(
     access = Access.READ_WRITE if snapshot is None else Access.READ_ONLY
     with ExitStack() as stack:  # its end, from below: durable, then unmounted, then announced
         ending = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        kernel = stack.enter_context(_KernelMount())
+        kernel = stack.enter_context(KernelMount())
         volume = open_volume(volume_path, access)
         stack.callback(volume.close)
         volume.wait_for_disk(False)  # requests that need not wait go on meanwhile
@@ -106,47 +115,27 @@ def run_mount(
             service = Service(volume, path, trees, writer.committer)
             server = ControlServer(listening, service.handlers(), pyfuse3.terminate)
         prepare_mountpoint(path)
-        kernel.open(operations, path, _options(fsname, allow_other, read_only=writer is None))
+        kernel.open(operations, path, _options(fsname, allow_other, flags, snapshot=snapshot))
         announce(ending, path)
         log.info("mounted %s at %s", fsname, path)
-        shorten()
+        shorten(kernel.is_introduced)
         trio.run(_serve, operations, writer, server, on_ready)
     log.info("unmounted %s", path)
 
 
-class _KernelMount:
-    """The mount itself; its end unmounts, if need be with files still open."""
-
-    def __init__(self) -> None:
-        self._is_open = False
-
-    def __enter__(self) -> _KernelMount:
-        return self
-
-    def open(self, operations: Operations, path: Path, options: set[str]) -> None:
-        try:
-            pyfuse3.init(operations, str(path), options)
-        except RuntimeError as exc:
-            raise Failed(
-                f"mounting at {path} failed: {exc}", hint="is /dev/fuse there, and allowed?"
-            ) from exc
-        self._is_open = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_open:
-            pyfuse3.close(unmount=True)
-
-
-def _options(fsname: str, allow_other: bool, *, read_only: bool) -> set[str]:
+def _options(
+    fsname: str, allow_other: bool, flags: Collection[str], *, snapshot: str | None
+) -> set[str]:
+    assert KERNEL_FLAGS.issuperset(flags), flags
     source = fsname.encode("ascii", "backslashreplace").decode()  # pyfuse3 takes nothing else
     source = source.replace("\\", "\\\\").replace(",", "\\,")
-    options = {f"fsname={source}", "subtype=nasfs", "default_permissions"}
+    options = {f"fsname={source}", "subtype=nasfs", "default_permissions", *flags}
     if allow_other:
         options.add("allow_other")
-    if read_only:
+    if snapshot is not None:
         options.add("ro")
-    if os.geteuid() == 0:
-        options |= {"dev", "suid"}
+    if os.geteuid() == 0:  # libfuse's own default is without; it knows no order of words
+        options |= {word for word in ("dev", "suid") if f"no{word}" not in flags}
     return options
 
 
@@ -196,6 +185,7 @@ def mount_in_background(
     fsname: str,
     commit_interval_s: float = 5.0,
     allow_other: bool = True,
+    flags: Collection[str] = (),
     log_file: Path | None = None,
     timeout_s: float = 60.0,
 ) -> int:
@@ -218,6 +208,7 @@ def mount_in_background(
         fsname=fsname,
         commit_interval_s=commit_interval_s,
         allow_other=allow_other,
+        flags=tuple(flags),
         log_file=None if log_file is None else str(log_file.absolute()),
     )
     reading, writing = os.pipe()
@@ -226,19 +217,33 @@ def mount_in_background(
             process = _start(order, writing)
         finally:
             os.close(writing)
-        report = b""
-        ready = select.poll()
-        ready.register(reading, select.POLLIN)
-        while not report.endswith(b"\n"):
-            if not ready.poll(timeout_s * 1000):
+        try:
+            report = _wait_report(reports, timeout_s)
+        except BaseException as exc:  # nobody waits for it any more
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                raise Failed(f"the mount process did not serve {mountpoint} within {timeout_s:g} s")
-            chunk = reports.read(65_536)
-            if not chunk:
-                break
-            report += chunk
-    process.wait()
+            if isinstance(exc, TimeoutError):
+                message = f"the mount process did not serve {mountpoint} within {timeout_s:g} s"
+                raise Failed(message) from exc
+            raise
+        finally:
+            process.wait()
     return background.outcome(report)
+
+
+def _wait_report(reports: io.FileIO, timeout_s: float) -> bytes:
+    """One line, or what there was of it when the process ended.  Raises TimeoutError."""
+    report = b""
+    ready = select.poll()
+    ready.register(reports, select.POLLIN)
+    while not report.endswith(b"\n"):
+        if not ready.poll(timeout_s * 1000):
+            raise TimeoutError
+        chunk = reports.read(65_536)
+        if not chunk:
+            break
+        report += chunk
+    return report
 
 
 def _start(order: background.Order, report_fd: int) -> subprocess.Popen[bytes]:
@@ -262,8 +267,11 @@ def _start(order: background.Order, report_fd: int) -> subprocess.Popen[bytes]:
     )
 
 
-def unmount(mountpoint: Path, *, timeout_s: float = 300.0) -> None:
+def unmount(mountpoint: Path, *, timeout_s: float = 300.0, force: bool = False) -> None:
     """Unmount, and return when the mount process has made everything durable.
+
+    Args:
+        force: what is under way in the volume fails, as ``umount -f`` says.
 
     Raises:
         Failed: nothing of ours is mounted there, it is in use, or the process took too long.
@@ -277,7 +285,10 @@ def unmount(mountpoint: Path, *, timeout_s: float = 300.0) -> None:
         return
     connection = watch(mount)
     try:
-        fusermount("-u", path=path)
+        if force:
+            umount("--force", path=path)
+        else:
+            fusermount("-u", path=path)
     except BaseException:
         if connection is not None:
             connection.close()

@@ -1,6 +1,6 @@
 """Mount points: what the kernel says about them, checked before and waited for behind a mount.
 
-The mount process holds an abstract UNIX socket named after the mount's device number.  Whoever
+The mount process holds an abstract UNIX socket named after the mount (number and place).  Whoever
 unmounts connects to it and waits for its end: by then the process has made everything durable.
 Unlike a file with a process number, it cannot be left behind.
 """
@@ -8,6 +8,7 @@ Unlike a file with a process number, it cannot be left behind.
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import socket
@@ -116,25 +117,40 @@ def fusermount(*options: str, path: Path) -> None:
         Failed: with what it said.
     """
     try:
-        done = subprocess.run(
-            ["fusermount3", *options, "--", str(path)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        _run_unmount(["fusermount3", *options], path)
     except FileNotFoundError as exc:
         raise Failed("fusermount3 is not installed", hint="apt install fuse3") from exc
+
+
+def umount(*options: str, path: Path) -> None:
+    """Run umount(8) without its helper, which may be who asks.
+
+    Raises:
+        Failed: with what it said.
+    """
+    _run_unmount(["umount", "--internal-only", "--no-canonicalize", *options], path)
+
+
+def _run_unmount(command: list[str], path: Path) -> None:
+    done = subprocess.run(
+        [*command, "--", str(path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
-        said = done.stderr.strip().removeprefix("fusermount3: ") or f"status {done.returncode}"
+        said = done.stderr.strip().removeprefix(f"{command[0]}: ") or f"status {done.returncode}"
         raise Failed(f"unmounting {path}: {said}", hint="close what is open below it (fuser -vm)")
 
 
 # the socket that ends with the mount process
 
 
-def _address(device: str) -> str:
-    return f"\0nasfs/mount/{device}"
+def _address(mount: Mount) -> str:
+    # The device number alone is given anew while the process of an ended mount still commits.
+    place = hashlib.blake2b(os.fsencode(mount.path), digest_size=8).hexdigest()
+    return f"\0nasfs/mount/{mount.device}/{place}"
 
 
 def announce(sock: socket.socket, path: Path) -> None:
@@ -143,7 +159,7 @@ def announce(sock: socket.socket, path: Path) -> None:
     if mount is None:  # unmounted already
         return
     try:
-        sock.bind(_address(mount.device))
+        sock.bind(_address(mount))
         sock.listen(16)
     except OSError as exc:  # only waiting for the end of the mount suffers
         log.warning("cannot announce the mount of %s: %s", path, exc)
@@ -158,7 +174,7 @@ def watch(mount: Mount) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(5)
-        sock.connect(_address(mount.device))
+        sock.connect(_address(mount))
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         uid = int.from_bytes(credentials[4:8], "little")
         if uid not in (0, os.geteuid()):
@@ -170,6 +186,12 @@ def watch(mount: Mount) -> socket.socket | None:
         sock.close()
         raise
     return sock
+
+
+def process_of(sock: socket.socket) -> int:
+    """The number of the mount process behind what `watch` gave."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[:4], "little")
 
 
 def wait_end(sock: socket.socket, timeout_s: float) -> bool:
