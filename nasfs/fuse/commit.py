@@ -11,6 +11,7 @@ they found the gate open.  So closing the gate takes no waiting: nothing is half
 6. the log is synced in a thread; then everybody who asked before (4) is answered.
 
 Data is durable before metadata that names it, and nothing is acknowledged before (6).
+docs/durability.md tells what a power cut at each place leaves.
 """
 
 from __future__ import annotations

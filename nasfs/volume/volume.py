@@ -1,8 +1,8 @@
 """A volume that is open: its lifetime, commits and snapshots.
 
 Everything here is synchronous and belongs to one thread, the owner's; only `DataSync.run`,
-`sync_log` and `checkpoint` may run in another one meanwhile.  docs/FORMAT.md, section 4, has the
-order of writes that the commits keep.
+`sync_log` and `checkpoint` may run in another one meanwhile.  docs/durability.md has the order
+of writes that the commits keep, and what a crash at each place leaves.
 """
 
 from __future__ import annotations
