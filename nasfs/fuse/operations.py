@@ -40,7 +40,7 @@ from nasfs.fuse.commit import Committer, Gate
 from nasfs.fuse.known import KnownInodes
 from nasfs.fuse.snapdir import FIRST_SNAPSHOT_NUMBER, SNAPSHOTS_INO, SNAPSHOTS_NAME, Trees
 from nasfs.fuse.translate import handler
-from nasfs.fuse.tree import directory_stub, to_entry
+from nasfs.fuse.tree import directory_stub
 from nasfs.volume import FsError, Ino, Inode, Volume, acl
 from nasfs.volume.types import BLOCK, NAME_MAX, ROOT_INO
 
@@ -134,7 +134,7 @@ class Operations(pyfuse3.Operations):
     def _told(self, inode: Inode) -> EntryAttributes:
         """The reply to a request after which the kernel knows the inode."""
         self._known.add(inode.ino)
-        return to_entry(inode)
+        return self._trees.entry(inode)
 
     # names
 
@@ -272,7 +272,7 @@ class Operations(pyfuse3.Operations):
             mode = self._mode_after_change(ino, ctx) or mode
         elif self.drops_privileges and (fields.update_uid or fields.update_gid):
             mode = self._mode_after_chown(ino, ctx)
-        return to_entry(
+        return self._trees.entry(
             self._volume.setattr(
                 ino,
                 mode=mode,
@@ -458,14 +458,14 @@ class Operations(pyfuse3.Operations):
         live = self._is_live(number)
         after, limit = max(start_id, 2), 32
         while page := tree.readdir(number, after, limit):
-            for entry in page:
-                if entry.cookie >= stream.end or not pyfuse3.readdir_reply(
-                    token, entry.name, entry.attributes, entry.cookie
-                ):
+            for name, attributes, cookie in page:
+                if cookie >= stream.end:
+                    return
+                if not pyfuse3.readdir_reply(token, name, attributes, cookie):
                     return
                 if live:
-                    self._known.add(entry.attributes.st_ino)
-            after, limit = page[-1].cookie, min(limit * 2, 512)
+                    self._known.add(attributes.st_ino)
+            after, limit = page[-1][2], min(limit * 2, 512)
 
     @handler
     async def releasedir(self, fh: FileHandleT) -> None:

@@ -36,7 +36,9 @@ class SnapshotTree(ViewTree):
     """A snapshot below `.snapshots/NAME`."""
 
     def __init__(self, volume: Volume, epoch: Epoch, directory: SnapshotDirectory) -> None:
-        super().__init__(volume.view(epoch), base=epoch << INO_BITS, above=SNAPSHOTS_INO)
+        view = volume.view(epoch)
+        base = epoch << INO_BITS
+        super().__init__(view, base=base, above=SNAPSHOTS_INO, remembered=1_000)
         self._directory = directory
 
     def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
@@ -94,7 +96,8 @@ class SnapshotDirectory:
     def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
         found = [s for s in self._volume.snapshots() if s.epoch + _FIRST_COOKIE > after]
         return [
-            Entry(to_bytes(s.name), s.epoch + _FIRST_COOKIE, self._entry(s)) for s in found[:limit]
+            (pyfuse3.FileNameT(to_bytes(s.name)), self._entry(s), s.epoch + _FIRST_COOKIE)
+            for s in found[:limit]
         ]
 
     def _entry(self, snapshot: Snapshot) -> pyfuse3.EntryAttributes:
@@ -143,8 +146,10 @@ class SnapshotTrees:
 class Trees:
     """All trees of one mount, by inode number."""
 
-    def __init__(self, root: Tree, snapshots: SnapshotTrees | None) -> None:
+    def __init__(self, root: ViewTree, snapshots: SnapshotTrees | None) -> None:
         self._root = root
+        self.entry = root.entry
+        """The kernel's form of an inode of the view at the root."""
         self._snapshots = snapshots
 
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import pyfuse3
 
@@ -25,12 +25,8 @@ PREFERRED_IO = 131_072
 _INO_MASK = (1 << INO_BITS) - 1
 
 
-class Entry(NamedTuple):
-    """A name in a directory, ready for the kernel."""
-
-    name: bytes
-    cookie: int
-    attributes: pyfuse3.EntryAttributes
+Entry = tuple[pyfuse3.FileNameT, pyfuse3.EntryAttributes, int]
+"""A name in a directory, ready for the kernel: name, attributes, cookie."""
 
 
 class Tree(Protocol):
@@ -104,23 +100,39 @@ class ViewTree:
     Args:
         base: what stands above the engine's inode numbers (0, or an epoch << INO_BITS).
         above: the number of the directory above the root; the root itself by default.
+        remembered: of so many inodes at most the kernel's form is kept.
     """
 
-    def __init__(self, view: View, *, base: int = 0, above: int = ROOT_INO) -> None:
+    def __init__(
+        self, view: View, *, base: int = 0, above: int = ROOT_INO, remembered: int = 32_768
+    ) -> None:
         self._view = view
+        self._remembered = remembered
         self._base = base
         self._above = above
+        self._entries: dict[int, tuple[Inode, pyfuse3.EntryAttributes]] = {}
+
+    def entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """The kernel's form of one of the view's inodes; not to be changed."""
+        known = self._entries.get(inode.ino)
+        if known is not None and known[0] is inode:  # a changed inode is another object
+            return known[1]
+        if len(self._entries) >= self._remembered:
+            self._entries.clear()
+        entry = to_entry(inode, self._base)
+        self._entries[inode.ino] = inode, entry
+        return entry
 
     def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
         try:
-            return to_entry(self._view.lookup(Ino(number & _INO_MASK), name), self._base)
+            return self.entry(self._view.lookup(Ino(number & _INO_MASK), name))
         except FsError as exc:
             if exc.errno == errno.ENOENT:
                 return no_entry()
             raise
 
     def getattr(self, number: int) -> pyfuse3.EntryAttributes:
-        return to_entry(self._view.getattr(Ino(number & _INO_MASK)), self._base)
+        return self.entry(self._view.getattr(Ino(number & _INO_MASK)))
 
     def parent(self, number: int) -> int:
         ino = number & _INO_MASK
@@ -129,9 +141,9 @@ class ViewTree:
         return self._base | self._view.getattr(Ino(ino)).parent
 
     def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
-        base = self._base
+        entry = self.entry
         return [
-            Entry(dirent.name, dirent.cookie, to_entry(inode, base))
+            (pyfuse3.FileNameT(dirent.name), entry(inode), dirent.cookie)
             for dirent, inode in self._view.readdir(Ino(number & _INO_MASK), after, limit)
         ]
 

@@ -176,7 +176,7 @@ class View(ABC):
 class AsOf(View):
     """The file system as of a sealed epoch."""
 
-    CACHE = 20_000
+    CACHE = 5_000
     """Inodes remembered: what was sealed never changes."""
 
     def __init__(self, store: Store, layers: Layers, epoch: Epoch) -> None:
