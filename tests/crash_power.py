@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -189,7 +190,9 @@ class Told:
         since = self._since.get(name, [])
         if all(written.at_once for written in since):
             possible = [self._durable.get(name), *(written.data for written in since)]
-            assert found in possible, (name, (found or b"")[:80])
+            if found not in possible:
+                ways = " or ".join(map(outline, possible))
+                raise AssertionError(f"{name} is {outline(found)}, not {ways}")
         else:
             assert self._foreign(name, found) == [], name
 
@@ -208,6 +211,13 @@ class Told:
         """The next writer begins with what was found, which is durable."""
         self._durable = {name: content(volume, name) for name in self._words}
         self._since = {}
+
+
+def outline(data: bytes | None) -> str:
+    """Which words a content consists of, and how often each."""
+    if data is None:
+        return "not there"
+    return f"{len(data)} bytes: {dict(Counter(data.split()).most_common(4))}"
 
 
 def text(word: str, count: int) -> bytes:

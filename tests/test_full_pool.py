@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,10 @@ from nasfs.volume import (
     open_volume,
     volume_path,
 )
+
+from .crash_power import power_disk
+from .mounts import failing
+from .test_crash_mount import PowerMount
 
 MIB = 1 << 20
 
@@ -102,3 +106,99 @@ def test_the_size_of_the_volume_is_a_limit_too(small_disk: Path) -> None:
         first = next(iter(written))
         volume.write(first, 0, b"in place is fine")
     assert check_volume(volume_path(pool, "v")) == []
+
+
+def test_on_a_full_disk_changes_that_add_nothing_go_on(small_disk: Path) -> None:
+    """Each of them goes through the log, which takes turns with the tables in what is left."""
+    pool = create_pool(small_disk / "pool")
+    create_volume(pool, "v", size=1 << 40)
+    with open_volume(volume_path(pool, "v")) as volume:
+        refused, written = write_until_refused(volume)
+        assert refused == errno.ENOSPC
+        inos = list(written)
+        for round_ in range(600):
+            for ino in inos:
+                volume.setattr(ino, mode=0o600 + round_ % 2)
+            volume.commit()
+        for number in range(len(inos)):
+            volume.unlink(ROOT_INO, b"%d" % number)
+        volume.commit()
+        assert volume.writable
+
+
+def leave(disk: Path, count: int) -> None:
+    """Others take the disk but for so many bytes."""
+    found = os.statvfs(disk)
+    with (disk / "others").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - count)
+
+
+def more_names(root: Path, number: int) -> None:
+    os.link(root / "file", root / f"link-{number}-{'x' * 150}")
+
+
+def more_directories(root: Path, number: int) -> None:
+    os.mkdir(root / f"directory-{number}-{'x' * 150}")
+
+
+def more_symlinks(root: Path, number: int) -> None:
+    os.symlink("t" * 4000, root / f"symlink-{number}")
+
+
+def more_attributes(root: Path, number: int) -> None:
+    os.setxattr(root / f"{number % 50}", f"user.{number}", b"v" * 50_000)
+
+
+def more_of_all(root: Path, number: int) -> None:
+    (root / f"new-{number}").write_bytes(b"%d" % number)
+    os.rename(root / f"new-{number}", root / f"renamed-{number}-{'x' * 150}")
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize(
+    "more", [more_names, more_directories, more_symlinks, more_attributes, more_of_all]
+)
+def test_rows_alone_do_not_fill_the_disk(tmp_path: Path, more: Callable[[Path, int], None]) -> None:
+    """ENOSPC to who adds; what was acknowledged stays, and who removes goes on."""
+    with power_disk(tmp_path, 320 * MIB) as disk:
+        create_volume(create_pool(disk.path / "pool"), "home", size=1 << 40)
+        mount = PowerMount(tmp_path, interval_s=0.5, disk=disk)
+        mount.root.mkdir()
+        try:
+            mount.mount()
+            for number in range(50):
+                (mount.root / f"{number}").write_bytes(b"%d" % number * 1000)
+            (mount.root / "file").touch()
+            sync(mount.root)
+            leave(disk.path, 24 * MIB)
+            with failing(errno.ENOSPC):
+                for number in range(1_000_000):
+                    more(mount.root, number)
+            sync(mount.root)
+            mount.snapshot("when full")
+            kept = sorted(os.listdir(mount.root))
+            for name in kept[::2]:
+                remove(mount.root / name)
+            sync(mount.root)
+            assert not mount.control.call("stats")["read_only"]
+            mount.unmount()
+            mount.check()
+            mount.mount()
+            assert sorted(os.listdir(mount.root)) == kept[1::2]
+            assert sorted(os.listdir(mount.root / ".snapshots" / "when full")) == kept
+            mount.unmount()
+        finally:
+            mount.clean_up()
+
+
+def remove(path: Path) -> None:
+    if stat.S_ISDIR(path.lstat().st_mode):
+        path.rmdir()
+    else:
+        path.unlink()
+
+
+def sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)

@@ -14,6 +14,7 @@ import msgspec
 from nasfs.volume.errors import FsError
 from nasfs.volume.files import DIR_SIZE
 from nasfs.volume.rollback import roll_back
+from nasfs.volume.room import Kind
 from nasfs.volume.types import BLOCK, INO_BITS, ROOT_INO, Dirent, Epoch, Ino, Inode, Layer, Snapshot
 from nasfs.volume.volume import Volume
 
@@ -93,9 +94,8 @@ class Applier:
 
     def write(self, ino: int, offset: int, data: bytes | memoryview) -> None:
         """File data within the size that the inode's row gave it."""
-        self._begin()
+        self._begin(Kind.ADDS, len(data))
         inode = self._file(ino, offset + len(data))
-        self._volume._check_disk(len(data))
         inode = self._data.write(inode, offset, data)
         self._store.inode.put((ino,), inode)
 
@@ -148,8 +148,9 @@ class Applier:
             name = f"{name}-{guid[:8]}"
         return self._volume.seal(name, guid=guid, time_ns=time_ns, snap_group=snap_group)
 
-    def _begin(self) -> None:
-        self._volume._begin()
+    def _begin(self, kind: Kind = Kind.CHANGES, count: int = 0) -> None:
+        # No commit of its own: the progress is in the same transaction as what it tells of.
+        self._volume._begin(kind, count, may_commit=False)
 
     def _file(self, ino: int, end: int) -> Inode:
         inode = self._store.inode.get((ino,))

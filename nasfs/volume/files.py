@@ -16,15 +16,15 @@ from pathlib import Path
 import msgspec
 
 from nasfs.volume import acl
-from nasfs.volume.errors import CorruptionError, FsError, MediaError
+from nasfs.volume.errors import CorruptionError, FsError
 from nasfs.volume.filedata import Buffer, FileData
 from nasfs.volume.layers import Layers
 from nasfs.volume.live import Live
 from nasfs.volume.media import Media
+from nasfs.volume.room import Kind, Room
 from nasfs.volume.space import Space
 from nasfs.volume.store import Store
 from nasfs.volume.types import (
-    BLOCK,
     LINK_MAX,
     NAME_MAX,
     TARGET_MAX,
@@ -49,12 +49,6 @@ XATTR_LIST_MAX = 65_536
 
 DIR_SIZE = 4096
 """The size that every directory reports."""
-
-HEADROOM_BYTES = 16 * 1024 * 1024
-"""The pool's disk keeps so much for metadata (or a twentieth of it): data gets ENOSPC before."""
-
-HEADROOM_CHECK_BYTES = 4 * 1024 * 1024
-"""The disk is asked again after so many bytes written."""
 
 FLUSH_EVERY = 1_000
 """After so many changes the caches are flushed into the open transaction.
@@ -102,7 +96,7 @@ class Files(Live):
         """The latest stamp of the kernel's own: ours do not stay behind it."""
         self._read_only_reason = ""
         self._usable_ino = store.counters.next_ino
-        self._written = HEADROOM_CHECK_BYTES
+        self._room = Room(path, media, store, self.commit)
         self._unflushed = 0
 
     @abstractmethod
@@ -168,7 +162,7 @@ class Files(Live):
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
         """Another name for a file."""
-        now = self._begin()
+        now = self._begin(Kind.ADDS)
         inode = self.getattr(ino)
         if inode.is_dir:
             raise FsError(errno.EPERM)
@@ -183,7 +177,7 @@ class Files(Live):
 
     def unlink(self, parent: int, name: bytes) -> Inode:
         """Remove a name; the inode as it is after (nlink 0: it lives while it is open)."""
-        now = self._begin()
+        now = self._begin(Kind.REMOVES)
         entry, inode = self._existing(parent, name)
         if inode.is_dir:
             raise FsError(errno.EISDIR)
@@ -192,7 +186,7 @@ class Files(Live):
         return self._drop_link(inode, now)
 
     def rmdir(self, parent: int, name: bytes) -> None:
-        now = self._begin()
+        now = self._begin(Kind.REMOVES)
         if name in (b".", b".."):
             raise FsError(errno.EINVAL if name == b"." else errno.ENOTEMPTY)
         entry, inode = self._existing(parent, name)
@@ -251,7 +245,7 @@ class Files(Live):
         ctime_ns: int | None = None,
     ) -> Inode:
         """Change what is given.  A new size changes mtime; every change changes ctime."""
-        now = self._begin()
+        now = self._begin(Kind.CHANGES if size is None else Kind.REMOVES)
         if max(atime_ns or now, mtime_ns or now) > now:
             now = self._learn_time(now, atime_ns, mtime_ns)
         inode = _replace(self.getattr(ino), born=self.epoch)
@@ -276,11 +270,10 @@ class Files(Live):
 
     def write(self, ino: int, offset: int, data: Buffer) -> int:
         """Bytes written (all); they are in the next snapshot, and durable after a commit."""
-        now = self._begin()
+        now = self._begin(Kind.ADDS, len(data))
         inode = self.getattr(ino)
         if not inode.is_file:
             raise FsError(errno.EISDIR if inode.is_dir else errno.EINVAL)
-        self._check_disk(len(data))
         inode = self._data.write(_replace(inode, born=self.epoch), offset, data)
         self._put(inode, mtime_ns=now, ctime_ns=now)
         return len(data)
@@ -293,7 +286,7 @@ class Files(Live):
         Args:
             strip_sgid: with an access ACL the SGID bit goes: the caller is not of the file's group.
         """
-        now = self._begin()
+        now = self._begin(Kind.ADDS, 2 * len(value))
         inode = self.getattr(ino)
         self._check_xattr_name(name)
         if len(value) > XATTR_VALUE_MAX:
@@ -311,7 +304,7 @@ class Files(Live):
 
     def removexattr(self, ino: int, name: bytes) -> None:
         """ENODATA if there is none; but removing an ACL that is not there is no error."""
-        now = self._begin()
+        now = self._begin(Kind.REMOVES)
         inode = self.getattr(ino)
         with self._store.sql_errors():
             removed = self._store.xattr.delete(ino, name)
@@ -333,7 +326,7 @@ class Files(Live):
         del self._open[ino]
         inode = self._inode(ino)
         if inode is not None and inode.nlink == 0 and self.writable:
-            self._begin()
+            self._begin(Kind.REMOVES)
             self._remove_orphan(inode)
 
     # small parts
@@ -343,11 +336,17 @@ class Files(Live):
         if self._store.failure and self.writable:
             self.go_read_only(self._store.failure)
 
-    def _begin(self) -> int:
-        """Every change begins here: allowed?  Returns the time to stamp."""
+    def _begin(self, kind: Kind = Kind.CHANGES, count: int = 0, *, may_commit: bool = True) -> int:
+        """Every change begins here: allowed, and room for it?  Returns the time to stamp.
+
+        Args:
+            count: bytes that it adds, beside its rows.
+            may_commit: nothing of a larger whole has been done yet.
+        """
         self._check_failure()
         if self._read_only_reason:
             raise FsError(errno.EROFS, f"volume {self.name} is read-only: {self._read_only_reason}")
+        self._room.take(count, kind, may_commit=may_commit)
         self._store.begin()
         self._unflushed += 1
         if self._unflushed >= FLUSH_EVERY:
@@ -473,9 +472,8 @@ class Files(Live):
         umask: int = 0,
         target: bytes | None = None,
     ) -> Inode:
-        now = self._begin()
+        now = self._begin(Kind.ADDS)
         directory = self._new_name(parent, name)
-        self._check_disk(BLOCK)
         is_dir = stat.S_ISDIR(mode)
         if directory.mode & stat.S_ISGID:  # as on every file system with System V semantics
             gid = directory.gid
@@ -611,17 +609,3 @@ class Files(Live):
             self._store.xattr.delete_all(ino)
         self._store.inode.delete((ino,))
         self._store.counters.inodes -= 1
-
-    def _check_disk(self, count: int) -> None:
-        """ENOSPC while there is still room for the metadata of what was accepted."""
-        self._written += count
-        if self._written < HEADROOM_CHECK_BYTES:
-            return
-        free, total = self._media.free_bytes(self.path)
-        if free < min(HEADROOM_BYTES, total // 20):
-            raise MediaError(
-                errno.ENOSPC,
-                f"the pool's disk ({self.path.parent})",
-                hint="free space on the pool's disk, or destroy snapshots",
-            )
-        self._written = 0

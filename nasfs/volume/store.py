@@ -32,6 +32,9 @@ INO_RESERVE = 65_536
 REWRITE_BYTES = 1024 * 1024
 """The log is rewritten in pieces of this size."""
 
+PAGE_BYTES = 4096 + 24
+"""A page of meta.db in the log."""
+
 CHECKPOINT_BYTES = 32 * 1024 * 1024
 """From this size of the WAL on a commit is followed by a checkpoint."""
 
@@ -75,6 +78,11 @@ class Counters(msgspec.Struct):
 class Store:
     """See the module.  Methods that change need `begin` before and `commit` some time after."""
 
+    OPERATION_BYTES = 128 * 1024
+    """What one change adds to the log at most: its rows, their versions, and all their indexes."""
+
+    CHANGE_BYTES_MIN = 16 * 1024
+
     def __init__(self, path: Path, access: Access, media: Media | None = None) -> None:
         self.path = path
         self._media = HostMedia() if media is None else media
@@ -84,6 +92,9 @@ class Store:
         self._log_failed = False
         self.failure = ""
         """Why the open transaction can't be trusted any more."""
+        self.changes = 0
+        """Changes in the open transaction."""
+        self._change_bytes = self.OPERATION_BYTES
         try:
             self.epochs = Epochs(0, 0)
             self._load()
@@ -167,7 +178,8 @@ class Store:
     # transactions
 
     def begin(self) -> None:
-        """Begin the transaction if none is open."""
+        """Begin the transaction if none is open; a change is about to be made."""
+        self.changes += 1
         if not self.db.in_transaction:
             with self.sql_errors():
                 self.db.execute("BEGIN IMMEDIATE")
@@ -192,8 +204,16 @@ class Store:
             return
         with self.sql_errors():
             self._write_counters()
+        before = self.log_size()
         with self.sql_errors(may_retry=True):
             self.db.execute("COMMIT")
+        self._learn_cost(self.log_size() - before)
+        self.changes = 0
+
+    def _learn_cost(self, grown: int) -> None:
+        """What a change costs depends on how many share a page: as much as lately, twice."""
+        latest = 2 * grown // max(self.changes, 1)
+        self._change_bytes = max(latest, self._change_bytes * 3 // 4, self.CHANGE_BYTES_MIN)
 
     def _write_counters(self) -> None:
         self.db.execute(
@@ -207,6 +227,7 @@ class Store:
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
         self.failure = ""
+        self.changes = 0
         self.load_state()
 
     @property
@@ -242,10 +263,30 @@ class Store:
             self._media.close(fd)
 
     def checkpoint_needed(self) -> bool:
+        return self.log_size() > CHECKPOINT_BYTES
+
+    def log_size(self) -> int:
+        """Bytes in the log."""
         try:
-            return os.stat(f"{self.path}-wal").st_size > CHECKPOINT_BYTES
+            return os.stat(f"{self.path}-wal").st_size
         except FileNotFoundError:
+            return 0
+
+    def extend_log(self, count: int) -> bool:
+        """Have space behind the end of the log allocated; False if there is not so much."""
+        size = self.log_size()
+        try:
+            self._media.allocate_behind(Path(f"{self.path}-wal"), size, size + count)
+        except MediaError:
             return False
+        return True
+
+    def log_need(self) -> int:
+        """Bytes that the open transaction adds to the log at most: each page once."""
+        if not self.db.in_transaction:
+            return 0
+        pages = self.db.execute("PRAGMA page_count").fetchone()[0] + self.dirty_count
+        return min(self.changes * self._change_bytes, int(pages) * PAGE_BYTES)
 
     def checkpoint(self) -> None:
         """Move the WAL into meta.db and empty it.

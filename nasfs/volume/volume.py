@@ -36,6 +36,7 @@ from nasfs.volume.provision import (
 )
 from nasfs.volume.reclaim import Reclaim
 from nasfs.volume.rollback import roll_back
+from nasfs.volume.room import Kind
 from nasfs.volume.store import INO_RESERVE, Store
 from nasfs.volume.types import (
     BLOCK,
@@ -300,7 +301,7 @@ class Volume(Files):
         self._settle()
 
     def checkpoint_needed(self) -> bool:
-        return self._store.checkpoint_needed()
+        return self._store.checkpoint_needed() or self._room.log_is_too_long()
 
     def checkpoint(self) -> None:
         """Move the log into the tables; while nothing changes the volume.  May be in a thread."""
@@ -459,7 +460,7 @@ class Volume(Files):
         holds = self.holds(name)
         if holds:
             raise SnapshotHeld(snapshot.name, [hold.owner for hold in holds])
-        self._begin()
+        self._begin(Kind.RECLAIMS)
         self._store.execute(
             "UPDATE snapshot SET state = ? WHERE epoch = ?",
             (SnapshotState.DESTROYING.value, snapshot.epoch),
@@ -519,7 +520,8 @@ class Volume(Files):
         """Give space back, in a bounded step; False when nothing can be done before a commit."""
         if not self.writable:
             return False
-        done = self._reclaim.step(limit)
+        self._room.take(0, Kind.RECLAIMS)
+        done = self._reclaim.step(min(limit, 16) if self._room.is_short else limit)
         if done or self._gave_back:  # a last time when all is done: the host frees with a delay
             self._settle(exactly=True, wait=False)
         self._gave_back = done
