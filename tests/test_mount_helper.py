@@ -512,6 +512,23 @@ def test_the_daemon_shows_and_unmounts_what_fstab_mounted(machine: Machine) -> N
         node.close()
 
 
+def test_a_mount_that_the_daemon_took_over_is_unmounted_by_the_daemon(machine: Machine) -> None:
+    node = NodeWorld(machine.root, "east")
+    try:
+        machine.mounted()
+        node.start()
+        node.run("volume", "mount", "tank/home")  # it stays where it is, and is kept from now on
+        link = machine.base / "link"
+        link.symlink_to(machine.place)
+        for place in (machine.place, link):
+            code, said = machine.umount(at=place)
+            assert (code, "nasfs volume unmount tank/home" in said) == (32, True)
+        node.run("volume", "unmount", "tank/home")
+        assert mounts_below(machine.base) == []
+    finally:
+        node.close()
+
+
 def test_what_the_daemon_keeps_mounted_is_unmounted_by_the_daemon(machine: Machine) -> None:
     node = NodeWorld(machine.root, "east")
     try:

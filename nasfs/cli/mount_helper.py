@@ -191,6 +191,7 @@ def umount(arguments: Sequence[str]) -> None:
     """
     from nasfs.fuse.mount import unmount
     from nasfs.fuse.mountpoint import detach_dead, resolve
+    from nasfs.node.kept_mounts import check_not_kept
 
     call = parse_call(arguments, "nlfvr")
     if len(call.words) != 1:
@@ -204,10 +205,9 @@ def umount(arguments: Sequence[str]) -> None:
         say(f"{path} detached; it is unmounted when nobody uses it any more")
         return
     try:
-        if "f" in call.letters:
-            unmount(path, force=True)
-        else:
-            _unmount_unless_kept(path)
+        if "f" not in call.letters:
+            check_not_kept(Places.find(None), path)
+        unmount(path, force="f" in call.letters)
     except Failed:
         if "r" not in call.letters:
             raise
@@ -216,12 +216,6 @@ def umount(arguments: Sequence[str]) -> None:
         say(f"{path} is busy: remounted read-only")
         return
     say(f"{path} unmounted")
-
-
-def _unmount_unless_kept(path: Path) -> None:
-    from nasfs.node.mounting import unmount_directory
-
-    unmount_directory(Places.find(None), path)
 
 
 # both
