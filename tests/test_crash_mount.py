@@ -112,7 +112,7 @@ def test_a_power_cut_under_a_mount_takes_nothing_that_was_acknowledged(
             with Writer(WRITER, mount.root, mount.base / "control.sock", str(number)) as writer:
                 writer.wait_acknowledged(chance.randrange(2, 60))
                 mount.lose_power()
-            told.read(writer.lines)
+            told.read(writer)
             with open_volume(mount.volume_path) as volume:
                 told.verify(volume)
                 told.accept(volume)

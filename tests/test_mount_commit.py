@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from nasfs.errors import Failed
+from nasfs.errors import Failed, NasError
 from nasfs.fuse.commit import Committer, Gate
 from nasfs.volume import MediaError, SnapshotExists, Volume
 
@@ -327,3 +327,34 @@ async def test_reclaim_runs_in_steps_after_each_commit() -> None:
         await committer.commit()
         await trio.testing.wait_all_tasks_blocked()
     assert fake.log == ["reclaim", "data", "commit", "log", "reclaim", "reclaim", "reclaim"]
+
+
+async def test_nothing_is_acknowledged_when_even_giving_up_fails(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeVolume()
+    committer = Committer(cast(Volume, fake), fake.gate, interval_s=3600)
+    outcomes: list[str] = []
+
+    def fail(*_: object) -> None:
+        raise ValueError("the disk is gone, and a bug comes on top")
+
+    async def ask() -> None:
+        try:
+            await committer.commit()
+            outcomes.append("acknowledged")
+        except NasError:
+            outcomes.append("refused")
+
+    fake.before["commit"] = fail
+    monkeypatch.setattr(fake, "go_read_only", fail)
+    fake.write("a")
+
+    async def ask_while_it_runs() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            nursery.start_soon(committer.run)
+
+    with pytest.raises(ExceptionGroup):
+        await ask_while_it_runs()
+    assert outcomes == ["refused"]

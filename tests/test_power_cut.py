@@ -80,7 +80,7 @@ def test_a_power_cut_takes_nothing_that_was_acknowledged(
                 disk.cut()
             disk.detach()
             disk.attach()
-            told.read(writer.lines)
+            told.read(writer)
             with open_volume(path) as volume:
                 told.verify(volume)
                 told.accept(volume)

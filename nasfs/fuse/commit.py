@@ -169,6 +169,8 @@ class Committer:
     async def _run_round(self) -> None:
         self._wanted = trio.Event()
         self._last = round_ = self._next
+        # Whatever happens: nothing is acknowledged unless the last step was reached.
+        round_.error = Failed("the commit did not come to its end")
         try:
             if not self._volume.writable:
                 raise MediaError(errno.EIO, "the volume went read-only; its last changes are lost")
@@ -180,14 +182,15 @@ class Committer:
                 if self._volume.checkpoint_needed():
                     await self._checkpoint()
             await self._sync_log()
+            round_.error = None
             self.rounds += 1
         except NasError as exc:
             log.error("commit failed: %s", exc)
             round_.error = exc
         except Exception as exc:
             log.critical("commit failed", exc_info=True)
-            self._volume.go_read_only(f"commit failed: {exc}")
             round_.error = Failed(f"commit failed: {exc}")
+            self._volume.go_read_only(f"commit failed: {exc}")
         except BaseException:
             round_.error = Failed("the mount ended during the commit")
             raise

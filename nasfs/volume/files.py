@@ -11,6 +11,7 @@ import stat
 import time
 from abc import abstractmethod
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -121,7 +122,8 @@ class Files(Live):
         """Refuse every change from now on; what was not committed is dropped."""
         if self.writable:
             self._read_only_reason = reason
-            self._store.rollback_transaction()
+            with suppress(CorruptionError):  # a disk that is gone can't be read, either
+                self._store.rollback_transaction()
 
     def has_xattr(self, ino: int, name: bytes) -> bool:
         """The cheap question; False, too, if there is no such inode."""

@@ -224,11 +224,15 @@ class Store:
 
     def rollback_transaction(self) -> None:
         """Back to the last commit, caches included."""
-        if self.db.in_transaction:
-            self.db.execute("ROLLBACK")
-        self.failure = ""
+        self.forget()
         self.changes = 0
-        self.load_state()
+        try:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            self.load_state()
+        except sqlite3.Error as exc:
+            raise CorruptionError(str(self.path), str(exc)) from exc
+        self.failure = ""
 
     @property
     def changed(self) -> bool:
