@@ -10,7 +10,6 @@ import ctypes
 import errno
 import fcntl
 import os
-from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +21,6 @@ _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 
 _BTRFS = 0x9123683E  # linux/magic.h
-_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_NOCOW_FL = 0x80086601, 0x40086602, 0x00800000  # linux/fs.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -81,8 +79,8 @@ class Media(Protocol):
 
     def truncate(self, fd: int, size: int) -> None: ...
 
-    def write_in_place(self, directory: Path) -> None:
-        """Files made there from now on are changed in place, also by a host like btrfs."""
+    def copies_on_write(self, path: Path) -> bool:
+        """The host writes changed blocks to another place, as btrfs does."""
         ...
 
     def unlink(self, path: Path) -> None:
@@ -110,11 +108,6 @@ class Media(Protocol):
     def free_bytes(self, directory: Path) -> tuple[int, int]:
         """What the host's file system still takes from an ordinary writer, and its size."""
         ...
-
-
-def _is_btrfs(fd: int) -> bool:
-    words = (ctypes.c_long * 16)()  # struct statfs begins with the type of the file system
-    return _libc.fstatfs(fd, words) == 0 and words[0] == _BTRFS
 
 
 @contextmanager
@@ -223,8 +216,8 @@ class HostMedia:
 
     def allocate(self, fd: int, start: int, stop: int) -> None:
         step = max(stop - start, 1)
-        if _is_btrfs(fd):  # which frees an extent as a whole or not at all
-            step = 16 << 20
+        if self.copies_on_write(Path(f"/proc/self/fd/{fd}")):
+            step = 16 << 20  # btrfs frees an extent as a whole or not at all
         for position in range(start, stop, step):
             self._allocate(fd, 0, position, min(position + step, stop))
 
@@ -256,14 +249,9 @@ class HostMedia:
         with _translated("truncation"):
             os.ftruncate(fd, size)
 
-    def write_in_place(self, directory: Path) -> None:
-        with _translated(str(directory)), _opened(directory) as fd:
-            if not _is_btrfs(fd):
-                return
-            flags = array("l", [0])
-            fcntl.ioctl(fd, _FS_IOC_GETFLAGS, flags)
-            flags[0] |= _FS_NOCOW_FL
-            fcntl.ioctl(fd, _FS_IOC_SETFLAGS, flags)
+    def copies_on_write(self, path: Path) -> bool:
+        words = (ctypes.c_long * 16)()  # struct statfs begins with the type of the file system
+        return _libc.statfs(os.fsencode(path), words) == 0 and words[0] == _BTRFS
 
     def unlink(self, path: Path) -> None:
         with _translated(str(path)), suppress(FileNotFoundError):

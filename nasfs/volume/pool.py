@@ -136,10 +136,9 @@ def create_volume(
         )
     building = pool.path / f".new-{uuids.uuid4().hex}"
     try:
-        media = HostMedia() if media is None else media
-        _build(building, media, size, provision, uuid or str(uuids.uuid4()), root_mode)
+        _build(building, size, provision, uuid or str(uuids.uuid4()), root_mode)
         if provision == "exact":
-            Reservation(building, media, size).fill()
+            Reservation(building, HostMedia() if media is None else media, size).fill()
         os.rename(building, target)
         _sync_directory(pool.path)
     except OSError as exc:
@@ -150,13 +149,10 @@ def create_volume(
         raise
 
 
-def _build(path: Path, media: Media, size: int, provision: str, uuid: str, root_mode: int) -> None:
+def _build(path: Path, size: int, provision: str, uuid: str, root_mode: int) -> None:
     path.mkdir(mode=0o700)
     layers = path / "layers"
     layers.mkdir()
-    # Not the layers: meta.db and its log.  On a full btrfs the kernel would kill whoever changes
-    # the log's index, which is mapped into memory, and refuse what is allocated for the log.
-    media.write_in_place(path)
     for index in range(DIRECTORIES):
         (layers / directory_name(index)).mkdir()
     mode = stat.S_IFDIR | root_mode

@@ -49,6 +49,9 @@ SPARE_BYTES = 1 << 20
 TAKEN_MIN_BYTES = 1 << 20
 """Pieces that are taken back: for less the host is not made to search."""
 
+COPIES_BYTES = 8 << 20
+"""On a host that writes even allocated blocks to another place, so much stays free."""
+
 LOG_AHEAD_BYTES = 64 << 20
 """So much is allocated behind the end of SQLite's log: as much as its cache holds for a commit."""
 
@@ -107,6 +110,7 @@ class Reservation:
         self._log = directory / "meta.db-wal"
         self._index = directory / "meta.db-shm"
         self._lock = threading.Lock()
+        self._copies = media.copies_on_write(directory)
         self._unsynced = False
         size_there, allocated = media.usage(self._path)
         self._held = size_there if allocated >= size_there else 0  # a restored copy has holes
@@ -207,6 +211,8 @@ class Reservation:
         with self._lock, suppress(MediaError):
             self._allocate_behind(self._log, LOG_AHEAD_BYTES)
             self._allocate_behind(self._index, INDEX_BYTES)
+            if self._copies and self._free() < COPIES_BYTES:
+                self._shrink(self._held - min(2 * COPIES_BYTES, self._spare()))
 
     def make_room_for_log(self) -> None:
         """Before SQLite's log moves into the tables: they grow before it is cut."""
@@ -364,8 +370,8 @@ class ReservedMedia:
     def truncate(self, fd: int, size: int) -> None:
         self._media.truncate(fd, size)
 
-    def write_in_place(self, directory: Path) -> None:
-        self._media.write_in_place(directory)
+    def copies_on_write(self, path: Path) -> bool:
+        return self._media.copies_on_write(path)
 
     def unlink(self, path: Path) -> None:
         self._media.unlink(path)
