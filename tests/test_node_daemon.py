@@ -133,6 +133,21 @@ def test_a_mount_by_hand_is_known_and_ended(node: NodeWorld, tmp_path: Path) -> 
     assert "keeps tank/home mounted" in node.fails(3, "unmount", str(root))
 
 
+def test_a_mount_that_was_taken_over_elsewhere_is_kept_there(
+    node: NodeWorld, tmp_path: Path
+) -> None:
+    node.volume("tank/home", mount=False)
+    by_hand = tmp_path / "m"
+    by_hand.mkdir()
+    node.run("mount", "tank/home", str(by_hand))
+    node.run("volume", "mount", "tank/home")
+    (tmp_path / "link").symlink_to(by_hand)
+    for place in (by_hand, tmp_path / "link"):
+        assert "keeps tank/home mounted" in node.fails(3, "unmount", str(place))
+    node.run("volume", "unmount", "tank/home")
+    assert find_mount(by_hand) is None
+
+
 def test_a_snapshot_is_mounted_beside_its_volume(node: NodeWorld, tmp_path: Path) -> None:
     root = node.volume("tank/home")
     (root / "f").write_text("old")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from nasfs.volume import Ino, Volume
@@ -36,20 +36,37 @@ class LookupCounts:
             self._known[index] += 1
         page[place] += 1
 
-    def take(self, number: int, count: int) -> bool:
-        """Take *count* back; True if nothing is left."""
-        index, place = number >> _PAGE_BITS, number & _PAGE_MASK
-        page = self._pages.get(index)
-        if page is None or not page[place]:
-            return True
-        left = max(page[place] - count, 0)
-        page[place] = left
-        if left:
-            return False
-        self._known[index] -= 1
-        if not self._known[index]:
-            del self._pages[index], self._known[index]
-        return True
+    def add_all(self, numbers: Sequence[int]) -> None:
+        """The same for many, mostly neighbours, as in a listing."""
+        index, page = -1, _EMPTY_PAGE
+        for number in numbers:
+            if number >> _PAGE_BITS != index:
+                self.add(number)  # which makes the page if need be
+                index = number >> _PAGE_BITS
+                page = self._pages[index]
+                continue
+            place = number & _PAGE_MASK
+            count = page[place]
+            if not count:
+                self._known[index] += 1
+            page[place] = count + 1
+
+    def take(self, told: Iterable[tuple[int, int]]) -> None:
+        """Take counts back: pairs of a number and how often it is less known."""
+        pages = self._pages
+        for number, count in told:
+            index, place = number >> _PAGE_BITS, number & _PAGE_MASK
+            page = pages.get(index)
+            if page is None:
+                continue
+            known = page[place]
+            if known > count:
+                page[place] = known - count
+            elif known:
+                page[place] = 0
+                self._known[index] -= 1
+                if not self._known[index]:
+                    del pages[index], self._known[index]
 
     def __contains__(self, number: int) -> bool:
         page = self._pages.get(number >> _PAGE_BITS)
@@ -78,6 +95,7 @@ class KnownInodes:
         self._kept: set[int] = set()
         self.add = self._counts.add
         """The kernel was told of this inode."""
+        self.add_all = self._counts.add_all
 
     @contextmanager
     def outliving(self, ino: Ino) -> Iterator[None]:
@@ -94,9 +112,13 @@ class KnownInodes:
             else:
                 self._kept.add(ino)
 
-    def forget(self, number: int, count: int) -> bool:
-        """The kernel takes *count* lookups back; True if the inode was kept for it alone."""
-        return self._counts.take(number, count) and number in self._kept
+    def forget(self, told: Sequence[tuple[int, int]]) -> list[Ino]:
+        """The kernel takes lookups back: (number, how many); those that were kept for it alone."""
+        self._counts.take(told)
+        if not self._kept:
+            return []
+        numbers = self._kept.intersection(number for number, _ in told)
+        return [Ino(number) for number in numbers if number not in self._counts]
 
     def drop(self, ino: Ino) -> None:
         """Let a kept inode go, unless the kernel has asked for it again."""

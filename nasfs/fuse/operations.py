@@ -40,7 +40,7 @@ from nasfs.fuse.commit import Committer, Gate
 from nasfs.fuse.known import KnownInodes
 from nasfs.fuse.snapdir import FIRST_SNAPSHOT_NUMBER, SNAPSHOTS_INO, SNAPSHOTS_NAME, Trees
 from nasfs.fuse.translate import handler
-from nasfs.fuse.tree import directory_stub
+from nasfs.fuse.tree import Entry, directory_stub
 from nasfs.volume import FsError, Ino, Inode, Volume, acl
 from nasfs.volume.types import BLOCK, NAME_MAX, ROOT_INO
 
@@ -74,6 +74,8 @@ class _Stream:
     end: int
     """Entries with this cookie or a higher one were made after it was opened, or rewound: were
     they listed, who renames what he lists would see it again and again."""
+    fits: int = 32
+    """How many entries the kernel took the last time, and one more."""
 
 
 class Operations(pyfuse3.Operations):
@@ -148,10 +150,9 @@ class Operations(pyfuse3.Operations):
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        for number, count in inode_list:
-            if self._known.forget(number, count):
-                with suppress(pyfuse3.FUSEError):  # nobody waits for an answer
-                    await self._drop(Ino(number))
+        for ino in self._known.forget(inode_list):
+            with suppress(pyfuse3.FUSEError):  # nobody waits for an answer
+                await self._drop(ino)
 
     @handler
     async def _drop(self, ino: Ino) -> None:
@@ -455,17 +456,25 @@ class Operations(pyfuse3.Operations):
             token, FileNameT(b".."), directory_stub(tree.parent(number)), 2
         ):
             return
-        live = self._is_live(number)
-        after, limit = max(start_id, 2), 32
+        taken = 0
+        after, limit = max(start_id, 2), stream.fits
         while page := tree.readdir(number, after, limit):
-            for name, attributes, cookie in page:
-                if cookie >= stream.end:
-                    return
-                if not pyfuse3.readdir_reply(token, name, attributes, cookie):
-                    return
-                if live:
-                    self._known.add(attributes.st_ino)
+            count = self._list(token, page, stream.end)
+            if self._is_live(number):
+                self._known.add_all([attributes.st_ino for _, attributes, _ in page[:count]])
+            taken += count
+            if count < len(page):
+                stream.fits = max(taken + 1, 32)
+                return
             after, limit = page[-1][2], min(limit * 2, 512)
+
+    def _list(self, token: ReaddirToken, page: list[Entry], end: int) -> int:
+        """Give the kernel entries with cookies below *end*; how many it took."""
+        reply = pyfuse3.readdir_reply
+        for count, (name, attributes, cookie) in enumerate(page):
+            if cookie >= end or not reply(token, name, attributes, cookie):
+                return count
+        return len(page)
 
     @handler
     async def releasedir(self, fh: FileHandleT) -> None:

@@ -95,10 +95,7 @@ class SnapshotDirectory:
 
     def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
         found = [s for s in self._volume.snapshots() if s.epoch + _FIRST_COOKIE > after]
-        return [
-            (pyfuse3.FileNameT(to_bytes(s.name)), self._entry(s), s.epoch + _FIRST_COOKIE)
-            for s in found[:limit]
-        ]
+        return [(to_bytes(s.name), self._entry(s), s.epoch + _FIRST_COOKIE) for s in found[:limit]]
 
     def _entry(self, snapshot: Snapshot) -> pyfuse3.EntryAttributes:
         root = self._volume.view(snapshot.epoch).getattr(ROOT_INO)

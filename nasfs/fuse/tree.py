@@ -25,7 +25,7 @@ PREFERRED_IO = 131_072
 _INO_MASK = (1 << INO_BITS) - 1
 
 
-Entry = tuple[pyfuse3.FileNameT, pyfuse3.EntryAttributes, int]
+Entry = tuple[bytes, pyfuse3.EntryAttributes, int]
 """A name in a directory, ready for the kernel: name, attributes, cookie."""
 
 
@@ -141,11 +141,13 @@ class ViewTree:
         return self._base | self._view.getattr(Ino(ino)).parent
 
     def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
-        entry = self.entry
-        return [
-            (pyfuse3.FileNameT(dirent.name), entry(inode), dirent.cookie)
-            for dirent, inode in self._view.readdir(Ino(number & _INO_MASK), after, limit)
-        ]
+        known = self._entries.get
+        page = []
+        for dirent, inode in self._view.readdir(Ino(number & _INO_MASK), after, limit):
+            found = known(inode.ino)
+            attributes = found[1] if found and found[0] is inode else self.entry(inode)
+            page.append((dirent.name, attributes, dirent.cookie))
+        return page
 
     def readlink(self, number: int) -> bytes:
         return self._view.readlink(Ino(number & _INO_MASK))

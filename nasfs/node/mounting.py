@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from nasfs.errors import NasError, Refused
-
 from .context import Node
-from .daemon_lock import daemon_runs
+from .kept_mounts import check_not_kept
 from .mountdir import prepare
 from .places import Places
 from .words import VolumeName
@@ -74,24 +72,5 @@ def unmount_directory(places: Places, directory: Path) -> None:
     """
     from nasfs.fuse.mount import unmount
 
-    kept = _kept_by_daemon(places, directory)
-    if kept is not None:
-        raise Refused(
-            f"the daemon keeps {kept} mounted at {directory}",
-            hint=f"nasfs volume unmount {kept}",
-        )
+    check_not_kept(places, directory)
     unmount(directory)
-
-
-def _kept_by_daemon(places: Places, directory: Path) -> VolumeName | None:
-    """The wanted volume whose mount point that is, while the daemon runs."""
-    if not places.database.exists() or not daemon_runs(places):
-        return None
-    try:
-        with Node.open(places) as node:
-            for row in node.state.volumes():
-                if row.wanted and node.mountpoint(row) == directory:
-                    return node.state.volume_name(row)
-    except NasError:
-        return None  # unmounting must work with a damaged node.db
-    return None

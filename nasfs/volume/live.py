@@ -21,9 +21,10 @@ class Live(View):
         store = self._store
         if not store.dirent.is_listed(parent):
             store.flush(store.dirent)
-        entries = store.dirent.page(parent, after, limit)
-        store.inode.load([(entry.ino,) for entry in entries])
-        return entries
+        return store.dirent.page(parent, after, limit)
+
+    def _inodes(self, numbers: list[int]) -> list[Inode | None]:
+        return self._store.inode.get_many(numbers)
 
     def _xattr(self, ino: int, name: bytes) -> bytes | None:
         return self._store.xattr.get(ino, name)

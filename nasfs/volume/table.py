@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -249,13 +249,21 @@ class WriteBack(Generic[R]):
     def dirty_count(self) -> int:
         return len(self._dirty)
 
-    def load(self, keys: Iterable[Key]) -> None:
-        """Read the rows of many keys (of one column) that are not cached, by one statement."""
-        missing = [key[0] for key in keys if key not in self._clean and key not in self._dirty]
+    def get_many(self, numbers: list[int]) -> list[R | None]:
+        """The rows of many keys of one column; those that are not cached by one statement."""
+        keys = [(number,) for number in numbers]
+        found = list(map(self._clean.get, keys))
+        if all(found):  # as for most listings; a record is never false
+            return found
+        missing = [n for n, key in zip(numbers, keys, strict=True) if not self._is_cached(key)]
         if len(missing) > 1:
             self._make_room(len(missing))
             for row in self._table.get_many(missing):
                 self._clean[row[:1]] = self._make(*row)
+        return [self.get(key) for key in keys]
+
+    def _is_cached(self, key: Key) -> bool:
+        return key in self._clean or key in self._dirty
 
     def flush(self) -> None:
         """Write all changes; the caller has begun a transaction."""

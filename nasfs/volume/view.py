@@ -53,6 +53,9 @@ class View(ABC):
     def _dirents(self, parent: int, after: int, limit: int) -> list[Dirent]:
         """Entries with a cookie above *after*, in the order of cookies."""
 
+    def _inodes(self, numbers: list[int]) -> list[Inode | None]:
+        return [self._inode(number) for number in numbers]
+
     @abstractmethod
     def _xattr(self, ino: int, name: bytes) -> bytes | None: ...
 
@@ -98,7 +101,12 @@ class View(ABC):
         """Entries with a cookie above *after*, in the order of cookies; no ``.`` and ``..``."""
         if not self.getattr(ino).is_dir:
             raise FsError(errno.ENOTDIR)
-        return [(entry, self.getattr(entry.ino)) for entry in self._dirents(ino, after, limit)]
+        entries = self._dirents(ino, after, limit)
+        inodes = self._inodes([entry.ino for entry in entries])
+        return [
+            (entry, self.getattr(entry.ino) if inode is None else inode)  # which says it is gone
+            for entry, inode in zip(entries, inodes, strict=True)
+        ]
 
     def readlink(self, ino: int) -> bytes:
         target = self.getattr(ino).target
