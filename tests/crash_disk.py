@@ -143,7 +143,8 @@ class RecordingMedia(HostMedia):
         self.log = log
         self.paths: dict[int, str] = {}
 
-    def open(self, path: Path, *, write: bool) -> int:
+    def open(self, path: str | Path, *, write: bool) -> int:
+        path = Path(path)
         is_new = write and not path.exists()
         fd = super().open(path, write=write)
         self.paths[fd] = self.log.name(path)

@@ -72,8 +72,8 @@ class FaultyMedia(RecordingMedia):
         super().__init__(log)
         self._fault = log.fault
 
-    def open(self, path: Path, *, write: bool) -> int:
-        if write and not path.exists():
+    def open(self, path: str | Path, *, write: bool) -> int:
+        if write and not Path(path).exists():
             self._pass("create")
         return super().open(path, write=write)
 

@@ -189,7 +189,7 @@ class Busy(HostMedia):
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
 
-    def open(self, path: Path, *, write: bool) -> int:
+    def open(self, path: str | Path, *, write: bool) -> int:
         self._disk.fill()
         return super().open(path, write=write)
 

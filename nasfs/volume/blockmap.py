@@ -111,13 +111,14 @@ def _map_runs(
         if first >= stop:
             break
         if first > position:
-            yield from _base_runs(layer, layer_end, position, first)
+            yield from base_runs(layer, layer_end, position, first)
         yield from leaf_runs(region, value, position, stop)
         position = max(position, min(first + REGION_BLOCKS, stop))
-    yield from _base_runs(layer, layer_end, position, stop)
+    yield from base_runs(layer, layer_end, position, stop)
 
 
-def _base_runs(layer: int, layer_end: int, start: int, stop: int) -> Iterator[Run]:
+def base_runs(layer: int, layer_end: int, start: int, stop: int) -> Iterator[Run]:
+    """What level 2 of the map says of blocks [start, stop)."""
     edge = min(max(layer_end, start), stop) if layer else start
     if start < edge:
         yield Run(start, edge, Layer(layer))

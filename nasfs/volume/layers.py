@@ -74,8 +74,11 @@ class Layers:
         self._lock = threading.Lock()
 
     def path(self, ino: int, epoch: int) -> Path:
-        # One string, and a Path once: joining paths part by part takes longer than the write.
-        return Path(f"{self._prefix}{directory_name(ino % DIRECTORIES)}/{ino}.{epoch}")
+        return Path(self._path(ino, epoch))
+
+    def _path(self, ino: int, epoch: int) -> str:
+        # Making a `Path` takes as long as the write.
+        return f"{self._prefix}{directory_name(ino % DIRECTORIES)}/{ino}.{epoch}"
 
     def directory(self, index: int) -> Path:
         """One of the 256 directories."""
@@ -226,12 +229,12 @@ class Layers:
         return fd
 
     def _remember(self, cache: dict[LayerKey, int], key: LayerKey, *, write: bool) -> int:
-        path = self.path(*key)
+        path = self._path(*key)
         try:
             fd = self.media.open(path, write=write)
         except MediaError as exc:
             if isinstance(exc.__cause__, FileNotFoundError) and not write:
-                raise CorruptionError(str(path), "the block map names a missing layer") from exc
+                raise CorruptionError(path, "the block map names a missing layer") from exc
             raise
         if len(cache) >= self._descriptors:
             for old in list(cache)[: self._descriptors // 4]:

@@ -30,7 +30,7 @@ _libc.syncfs.argtypes = (ctypes.c_int,)
 class Media(Protocol):
     """What the engine asks of a disk.  Offsets and lengths are bytes."""
 
-    def open(self, path: Path, *, write: bool) -> int:
+    def open(self, path: str | Path, *, write: bool) -> int:
         """A descriptor; with *write* the file is created if it is missing."""
         ...
 
@@ -136,10 +136,12 @@ class HostMedia:
     _can_tell = True
     """The host tells whether a read would wait; tmpfs does not, and never waits."""
 
-    def open(self, path: Path, *, write: bool) -> int:
+    def open(self, path: str | Path, *, write: bool) -> int:
         flags = os.O_RDWR | os.O_CREAT if write else os.O_RDONLY
-        with _translated(str(path)):
+        try:
             return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise MediaError(exc.errno or errno.EIO, str(path)) from exc
 
     def close(self, fd: int) -> None:
         os.close(fd)

@@ -315,7 +315,7 @@ class ReservedMedia:
         self._reservation = reservation
         self._owner = owner
 
-    def open(self, path: Path, *, write: bool) -> int:
+    def open(self, path: str | Path, *, write: bool) -> int:
         return self._with_room(0, lambda: self._media.open(path, write=write))
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:

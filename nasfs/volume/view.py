@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from nasfs.volume import acl
-from nasfs.volume.blockmap import LeafValue, map_runs
+from nasfs.volume.blockmap import LeafValue, base_runs, leaf_runs, map_runs
 from nasfs.volume.errors import FsError
 from nasfs.volume.layers import Layers
 from nasfs.volume.store import Store
@@ -164,9 +164,12 @@ class View(ABC):
 
     def runs(self, inode: Inode, start: int, stop: int) -> Iterator[Run]:
         """Where blocks [start, stop) of a file are; holes included."""
-        leaves: list[tuple[int, LeafValue]] = []
-        if inode.leaves and start < stop:
-            leaves = self._leaves(inode.ino, start // REGION_BLOCKS, (stop - 1) // REGION_BLOCKS)
+        if not inode.leaves or start >= stop:
+            return base_runs(inode.layer, inode.layer_end, start, stop)
+        first, last = start // REGION_BLOCKS, (stop - 1) // REGION_BLOCKS
+        leaves = self._leaves(inode.ino, first, last)
+        if first == last and leaves:  # the usual request: all of it in one leaf row
+            return leaf_runs(first, leaves[0][1], start, stop)
         return map_runs(inode.layer, inode.layer_end, leaves, start, stop)
 
     def statfs(self) -> VolumeStats:
