@@ -26,6 +26,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
+        self.released: list[str] = []
 
     async def ping(self, request: control.Ping) -> str:
         return "here"
@@ -71,7 +72,12 @@ def serving(path: Path) -> Iterator[Answers]:
     scopes: list[tuple[trio.lowlevel.TrioToken, trio.CancelScope]] = []
 
     async def serve() -> None:
-        server = ControlServer(listening, answers.handlers(), answers.stopped.set)
+        server = ControlServer(
+            listening,
+            answers.handlers(),
+            on_stopped=answers.stopped.set,
+            release=answers.released.append,
+        )
         with trio.CancelScope() as scope:
             scopes.append((trio.lowlevel.current_trio_token(), scope))
             ready.set()

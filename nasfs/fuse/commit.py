@@ -10,7 +10,8 @@ they found the gate open.  So closing the gate takes no waiting: nothing is half
 5. the gate opens;
 6. the log is synced in a thread; then everybody who asked before (4) is answered.
 
-Data is durable before metadata that names it, and nothing is acknowledged before (6).
+Data is durable before metadata that names it, and nothing is acknowledged before (6).  For a snap
+group the round of each volume waits between (3) and (4) until all volumes are there (`Hold`).
 docs/durability.md tells what a power cut at each place leaves.
 """
 
@@ -24,7 +25,7 @@ from typing import TypeVar
 
 import trio
 
-from nasfs.errors import Failed, NasError
+from nasfs.errors import Failed, NasError, Refused
 from nasfs.fuse.loop import in_thread
 from nasfs.volume import CorruptionError, MediaError, Volume
 
@@ -81,12 +82,43 @@ class _Round:
         self.done = trio.Event()
         self.error: NasError | None = None
         self.jobs: list[_Job] = []
+        self.holds: list[Hold] = []
 
     async def wait(self) -> None:
         await self.done.wait()
         if self.error is not None:
             # each waiter raises its own: one exception object in many tasks mixes tracebacks up
             raise _copy(self.error) from self.error
+
+
+class Hold:
+    """A round that waits, with the gate closed, for what shall be done at its instant."""
+
+    def __init__(self, round_: _Round, limit_s: float) -> None:
+        self.round = round_
+        self.began = trio.Event()
+        """Nothing changes any more and all data is synced; or the round came to an end before."""
+        self._limit_s = limit_s
+        self._decided = trio.Event()
+        self._is_over = False
+
+    async def wait(self) -> None:
+        """In the round, for *limit_s* seconds at most."""
+        self.began.set()
+        with trio.move_on_after(self._limit_s):
+            await self._decided.wait()
+        self._is_over = True
+
+    def decide(self, *jobs: _Job) -> None:
+        """These jobs are done, if any, and changes go on.
+
+        Raises:
+            Refused: they went on already: there is no such instant any more.
+        """
+        if self._is_over and jobs:
+            raise Refused(f"changes were held for {self._limit_s:g} s, and go on since")
+        self.round.jobs.extend(jobs)
+        self._decided.set()
 
 
 class Committer:
@@ -130,6 +162,35 @@ class Committer:
         job = _Job(lambda: results.append(work()))
         round_.jobs.append(job)
         await round_.wait()
+        if job.error is not None:
+            raise job.error
+        return results[0]
+
+    async def hold(self, limit_s: float) -> Hold:
+        """Let nothing change from now on, for *limit_s* seconds at most, or until it is decided.
+
+        Reading goes on; who asks for a commit meanwhile waits for its end.
+
+        Raises:
+            MediaError: the disk refused.
+        """
+        hold = Hold(self._join(), limit_s)
+        hold.round.holds.append(hold)
+        await hold.began.wait()
+        if hold.round.done.is_set():
+            await hold.round.wait()  # which says why
+        return hold
+
+    async def at_instant(self, hold: Hold, work: Callable[[], T]) -> T:
+        """Run *work* at the instant that is held; like `at_commit` in all else.
+
+        Raises:
+            Refused: changes go on already.
+        """
+        results: list[T] = []
+        job = _Job(lambda: results.append(work()))
+        hold.decide(job)
+        await hold.round.wait()
         if job.error is not None:
             raise job.error
         return results[0]
@@ -178,6 +239,8 @@ class Committer:
             with self._gate.closed():
                 await self._sync_data()
                 self._begin_next()
+                for hold in round_.holds:
+                    await hold.wait()
                 self._commit_nowait(round_)
                 if self._volume.checkpoint_needed():
                     await self._checkpoint()
@@ -198,6 +261,8 @@ class Committer:
             if self._next is round_:
                 self._begin_next()
             round_.done.set()
+            for hold in round_.holds:
+                hold.began.set()
             self._committed.set()
             self._committed = trio.Event()
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import trio
@@ -51,6 +51,34 @@ class TakeSnapshot(Request, tag="snapshot", frozen=True):
     guid: str | None = None
     time_ns: int | None = None
     snap_group: str = ""
+
+
+class HoldChanges(Request, tag="changes_hold", frozen=True):
+    """Let nothing change, for *limit_s* seconds at most; the answer is a token to end it with."""
+
+    limit_s: float
+
+
+class SealHeld(Request, tag="changes_seal", frozen=True):
+    """Seal what is held, as a pending snapshot; then changes go on.  Durable when answered."""
+
+    token: str
+    name: str
+    time_ns: int
+    snap_group: str
+
+
+class LetChange(Request, tag="changes_release", frozen=True):
+    """Changes go on; a token that is over already is fine."""
+
+    token: str
+
+
+class SettleSnapshot(Request, tag="snapshot_settle", frozen=True):
+    """Offer the pending snapshot of a snap group, or drop it; durable when answered."""
+
+    snap_group: str
+    keep: bool
 
 
 class RenameSnapshot(Request, tag="snapshot_rename", frozen=True):
@@ -90,6 +118,10 @@ AnyRequest = (
     | Stats
     | Commit
     | TakeSnapshot
+    | HoldChanges
+    | SealHeld
+    | LetChange
+    | SettleSnapshot
     | RenameSnapshot
     | DestroySnapshots
     | Hold
@@ -138,14 +170,21 @@ class ControlServer:
     Args:
         handlers: one for every type in `AnyRequest`.
         on_stopped: called when a `Stop` was carried out and answered.
+        release: given the token of each `HoldChanges` of a connection that has ended.
     """
 
     def __init__(
-        self, listening: ControlSocket, handlers: Handlers, on_stopped: Callable[[], None]
+        self,
+        listening: ControlSocket,
+        handlers: Handlers,
+        *,
+        on_stopped: Callable[[], None],
+        release: Callable[[str], None],
     ) -> None:
         self._listening = listening
         self._handlers = handlers
         self._on_stopped = on_stopped
+        self._release = release
         self._decoder = msgspec.json.Decoder(AnyRequest)
 
     async def serve(self) -> None:
@@ -154,34 +193,45 @@ class ControlServer:
         await trio.serve_listeners(self._serve_one, [trio.SocketListener(sock)])
 
     async def _serve_one(self, stream: trio.SocketStream) -> None:
-        buffer = bytearray()
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while chunk := await stream.receive_some():
-                buffer += chunk
-                while (end := buffer.find(b"\n")) >= 0:
-                    line = bytes(buffer[:end])
-                    del buffer[: end + 1]
-                    request, answer = await self._answer(line)
-                    await stream.send_all(answer + b"\n")
-                    if isinstance(request, Stop):
-                        self._on_stopped()
-                if len(buffer) > MAX_LINE:
-                    await stream.send_all(_error("the request is too long", exit_code=2) + b"\n")
-                    return
+        tokens: list[str] = []
+        try:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._converse(stream, tokens)
+        finally:
+            for token in tokens:  # whoever holds changes and dies must not stop the others
+                self._release(token)
 
-    async def _answer(self, line: bytes) -> tuple[Request | None, bytes]:
-        """The request, if it was carried out, and the answer."""
+    async def _converse(self, stream: trio.SocketStream, tokens: list[str]) -> None:
+        """Args: tokens: to which those of the changes that are held are added."""
+        buffer = bytearray()
+        while chunk := await stream.receive_some():
+            buffer += chunk
+            while (end := buffer.find(b"\n")) >= 0:
+                line = bytes(buffer[:end])
+                del buffer[: end + 1]
+                request, result, answer = await self._answer(line)
+                if isinstance(request, HoldChanges):
+                    tokens.append(str(result))
+                await stream.send_all(answer + b"\n")
+                if isinstance(request, Stop):
+                    self._on_stopped()
+            if len(buffer) > MAX_LINE:
+                await stream.send_all(_error("the request is too long", exit_code=2) + b"\n")
+                return
+
+    async def _answer(self, line: bytes) -> tuple[Request | None, object, bytes]:
+        """The request, if it was carried out, its result and the answer."""
         try:
             request = self._decoder.decode(line)
             result = await self._handlers[type(request)](request)
-            return request, msgspec.json.encode({"ok": True, "result": result})
+            return request, result, msgspec.json.encode({"ok": True, "result": result})
         except msgspec.MsgspecError as exc:
-            return None, _error(f"bad request: {exc}", exit_code=2)
+            return None, None, _error(f"bad request: {exc}", exit_code=2)
         except NasError as exc:
-            return None, _error(str(exc), hint=exc.hint, exit_code=exc.exit_code)
+            return None, None, _error(str(exc), hint=exc.hint, exit_code=exc.exit_code)
         except Exception as exc:
             log.exception("control request failed")
-            return None, _error(f"internal error: {exc!r}")
+            return None, None, _error(f"internal error: {exc!r}")
 
 
 def _error(message: str, *, hint: str = "", exit_code: int = 1) -> bytes:
@@ -199,8 +249,64 @@ def _directory(path: Path) -> Iterator[str]:
         os.close(fd)
 
 
+class Conversation:
+    """Questions to a mount process and its answers, in order; for callers that may block.
+
+    Raises:
+        Unreachable: nobody listens.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with self._translated(), _directory(path) as directory:
+                self._socket.connect(f"{directory}/{path.name}")
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, op: str, **args: object) -> None:
+        """Ask.  Raises Unreachable."""
+        with self._translated():
+            self._socket.settimeout(None)
+            self._socket.sendall(msgspec.json.encode({"op": op, **args}) + b"\n")
+
+    def receive(self, deadline: float) -> Any:
+        """The result of the oldest question that has none yet.
+
+        Args:
+            deadline: by `time.monotonic`.
+
+        Raises:
+            Unreachable: it did not come in time, or the process has ended.
+            Failed, Refused, ConfigError: what the mount process answered.
+        """
+        with self._translated():
+            line = _receive_line(self._socket, deadline)
+        return _result(line)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as exc:
+            raise Unreachable(f"the mount did not answer in time ({self._path})") from exc
+        except OSError as exc:
+            raise Unreachable(
+                f"no mount answers at {self._path}: {exc.strerror}",
+                hint="is the volume mounted? see: nasfs volume show",
+            ) from exc
+
+
 class ControlClient:
-    """Asks a mount process; for callers that may block.
+    """Asks a mount process one thing at a time; for callers that may block.
 
     Args:
         timeout_s: how long one answer may take in all.
@@ -218,23 +324,9 @@ class ControlClient:
             Failed, Refused, ConfigError: what the mount process answered.
         """
         deadline = time.monotonic() + self._timeout_s
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-                sock.settimeout(self._timeout_s)
-                with _directory(self._path) as directory:
-                    sock.connect(f"{directory}/{self._path.name}")
-                sock.sendall(msgspec.json.encode({"op": op, **args}) + b"\n")
-                line = _receive_line(sock, deadline)
-        except TimeoutError as exc:
-            raise Unreachable(
-                f"the mount did not answer within {self._timeout_s:g} s ({self._path})"
-            ) from exc
-        except OSError as exc:
-            raise Unreachable(
-                f"no mount answers at {self._path}: {exc.strerror}",
-                hint="is the volume mounted? see: nasfs volume show",
-            ) from exc
-        return _result(line)
+        with Conversation(self._path) as conversation:
+            conversation.send(op, **args)
+            return conversation.receive(deadline)
 
 
 def _receive_line(sock: socket.socket, deadline: float) -> bytes:

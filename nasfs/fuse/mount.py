@@ -113,7 +113,12 @@ def run_mount(
             listening = ControlSocket(control)
             stack.callback(listening.close)
             service = Service(volume, path, trees, writer.committer)
-            server = ControlServer(listening, service.handlers(), pyfuse3.terminate)
+            server = ControlServer(
+                listening,
+                service.handlers(),
+                on_stopped=pyfuse3.terminate,
+                release=service.release,
+            )
         prepare_mountpoint(path)
         kernel.open(operations, path, _options(fsname, allow_other, flags, snapshot=snapshot))
         announce(ending, path)

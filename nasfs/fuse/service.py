@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 import pyfuse3
 import trio
 
+from nasfs.errors import ConfigError, Refused
 from nasfs.fuse import control
-from nasfs.fuse.commit import Committer
+from nasfs.fuse.commit import Committer, Hold
 from nasfs.fuse.snapdir import SNAPSHOTS_INO, Trees, to_bytes
-from nasfs.volume import Snapshot, SnapshotHeld, Volume
+from nasfs.volume import Snapshot, Volume
+
+LIMIT_S = 30.0
+"""Changes are never held for longer, whoever asks."""
 
 
 class Service:
@@ -27,6 +32,7 @@ class Service:
         self._trees = trees
         self._committer = committer
         self._resizing = trio.Lock()
+        self._held: dict[str, Hold] = {}
 
     def handlers(self) -> control.Handlers:
         return {
@@ -34,6 +40,10 @@ class Service:
             control.Stats: self._stats,
             control.Commit: self._commit,
             control.TakeSnapshot: self._snapshot,
+            control.HoldChanges: self._hold_changes,
+            control.SealHeld: self._seal_held,
+            control.LetChange: self._let_change,
+            control.SettleSnapshot: self._settle,
             control.RenameSnapshot: self._rename,
             control.DestroySnapshots: self._destroy,
             control.Hold: self._hold,
@@ -78,9 +88,45 @@ class Service:
             )
         )
 
+    async def _hold_changes(self, request: control.HoldChanges) -> str:
+        if not 0 < request.limit_s <= LIMIT_S:
+            raise ConfigError(f"changes are held for more than 0 and at most {LIMIT_S:g} s")
+        hold = await self._committer.hold(request.limit_s)
+        token = str(uuid4())
+        self._held[token] = hold
+        return token
+
+    async def _seal_held(self, request: control.SealHeld) -> Snapshot:
+        hold = self._held.pop(request.token, None)
+        if hold is None:
+            raise Refused("nothing is held under that token")
+        return await self._committer.at_instant(
+            hold,
+            lambda: self._volume.seal_nowait(
+                request.name,
+                time_ns=request.time_ns,
+                snap_group=request.snap_group,
+                pending=True,
+            ),
+        )
+
+    async def _let_change(self, request: control.LetChange) -> None:
+        self.release(request.token)
+
+    def release(self, token: str) -> None:
+        """Changes go on, unless they do already."""
+        hold = self._held.pop(token, None)
+        if hold is not None:
+            hold.decide()
+
+    async def _settle(self, request: control.SettleSnapshot) -> None:
+        await self._committer.at_commit(
+            lambda: self._volume.settle_nowait(request.snap_group, keep=request.keep)
+        )
+
     async def _rename(self, request: control.RenameSnapshot) -> None:
         await self._committer.at_commit(
-            lambda: self._volume.rename_snapshot(request.name, request.new_name)
+            lambda: self._volume.rename_snapshot_nowait(request.name, request.new_name)
         )
         await _forget_names([request.name])
 
@@ -90,22 +136,17 @@ class Service:
         await _forget_names(names)
 
     def _destroy_all(self, names: list[str]) -> None:
-        snapshots = [self._volume.snapshot(name) for name in names]
-        for snapshot in snapshots:  # all or none
-            if holds := self._volume.holds(snapshot.name):
-                raise SnapshotHeld(snapshot.name, [hold.owner for hold in holds])
-        for snapshot in snapshots:
-            self._volume.destroy_snapshot(snapshot.name)
+        for snapshot in self._volume.destroy_snapshots_nowait(names):
             self._trees.forget_snapshot(snapshot.epoch)
 
     async def _hold(self, request: control.Hold) -> None:
         await self._committer.at_commit(
-            lambda: self._volume.hold(request.name, request.owner, request.reason)
+            lambda: self._volume.hold_nowait(request.name, request.owner, request.reason)
         )
 
     async def _release(self, request: control.Release) -> None:
         await self._committer.at_commit(
-            lambda: self._volume.release_hold(request.name, request.owner)
+            lambda: self._volume.release_hold_nowait(request.name, request.owner)
         )
 
     async def _resize(self, request: control.Resize) -> None:

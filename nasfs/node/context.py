@@ -47,6 +47,10 @@ class Node:
     config: Config
     database: Database
     mounts: dict[str, MountState] = field(default_factory=dict)
+    under_way: set[str] = field(default_factory=set)
+    """Snap groups that are being taken."""
+    unsettled: bool = True
+    """Some volume may have a pending snapshot that nobody is taking any more."""
 
     def __post_init__(self) -> None:
         self.state = State(self.database)

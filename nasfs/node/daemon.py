@@ -21,11 +21,15 @@ from .listener import listen
 from .places import Places
 from .replicator import Replicator
 from .services import Services
+from .snap_groups import settle_leftovers
 from .sockets import bind_unix
 from .supervisor import Supervisor
 from .watch import step_down_of, watch_partner
 
 log = logging.getLogger(__name__)
+
+SETTLE_EVERY_S = 5.0
+"""How often volumes are tried that could not be reached when a snap group ended (seconds)."""
 
 END_S = 120.0
 """So long the mounts may take to unmount when the daemon ends (seconds)."""
@@ -44,6 +48,7 @@ def run_daemon(places: Places) -> None:
 async def _main(node: Node) -> None:
     await trio.to_thread.run_sync(sweep_pools, node)
     await trio.to_thread.run_sync(adopt_volumes, node)
+    await trio.to_thread.run_sync(settle_leftovers, node)
     fenced_in, fenced_out = trio.open_memory_channel[str](8)
     supervisor = Supervisor(node)
     replicator = Replicator(node, fenced_in)
@@ -56,6 +61,7 @@ async def _main(node: Node) -> None:
             await nursery.start(watch_partner, services)
             nursery.start_soon(supervisor.run)
             nursery.start_soon(replicator.run)
+            nursery.start_soon(_settle_leftovers, node)
             node.state.note("daemon", "started", node.config.name, f"process {os.getpid()}")
             log.info("node %s is up", node.config.name)
             async for number in signals:
@@ -65,6 +71,12 @@ async def _main(node: Node) -> None:
                 await supervisor.stop_all()
             nursery.cancel_scope.cancel()
     node.state.note("daemon", "ended", node.config.name)
+
+
+async def _settle_leftovers(node: Node) -> None:
+    while True:
+        await trio.sleep(SETTLE_EVERY_S)
+        await trio.to_thread.run_sync(settle_leftovers, node)
 
 
 async def _serve_api(

@@ -12,6 +12,7 @@ from .engine import change, info, reclaim_all
 from .inventory import check_active, check_writable
 from .messages import HoldView, SnapshotView, when
 from .records import HOLDER, Group, VolumeRow
+from .snap_groups import take_snap_group
 from .state import new_uuid
 from .words import Target, check_name, parse_snapshot, parse_target
 
@@ -28,10 +29,10 @@ def take_snapshot(node: Node, text: str) -> list[SnapshotView]:
         row = node.state.volume(target.volume)
         check_writable(node, row)
         _seal(node, row, target.snapshot, snap_group="")
-        rows = [row]
+        rows, held_s = [row], 0.0
     else:
-        rows = _take_snap_group(node, node.state.group(target.group), target.snapshot)
-    node.note("snapshot taken", target)
+        rows, held_s = _take_snap_group(node, node.state.group(target.group), target.snapshot)
+    node.note("snapshot taken", target, f"changes held for {held_s:.3f} s" if held_s else "")
     return [
         _view(node, row, snapshot)
         for row in rows
@@ -40,8 +41,8 @@ def take_snapshot(node: Node, text: str) -> list[SnapshotView]:
     ]
 
 
-def _take_snap_group(node: Node, group: Group, name: str) -> list[VolumeRow]:
-    """All members, or none: what was sealed before a failure is destroyed again."""
+def _take_snap_group(node: Node, group: Group, name: str) -> tuple[list[VolumeRow], float]:
+    """The members, and how long changes were held (seconds)."""
     check_active(node, group)
     rows = node.state.members(group.uuid)
     if not rows:
@@ -49,16 +50,10 @@ def _take_snap_group(node: Node, group: Group, name: str) -> list[VolumeRow]:
     for row in rows:
         if any(snapshot.name == name for snapshot in info(node, row).snapshots):
             raise SnapshotExists(f"{node.state.volume_name(row)} has a snapshot {name} already")
-    snap_group, sealed = new_uuid(), list[VolumeRow]()
-    try:
-        for row in rows:
-            _seal(node, row, name, snap_group=snap_group)
-            sealed.append(row)
-    except NasError:
-        for row in sealed:
-            _destroy(node, row, [name])
-        raise
-    return rows
+    if len(rows) == 1:
+        _seal(node, rows[0], name, snap_group=new_uuid())
+        return rows, 0.0
+    return rows, take_snap_group(node, group, rows, name)
 
 
 def _seal(node: Node, row: VolumeRow, name: str, *, snap_group: str) -> None:

@@ -210,6 +210,20 @@ class State:
             )
         )
 
+    # snap groups
+
+    def decide_snap_group(self, snap_group: str, group_uuid: str) -> None:
+        """All its snapshots are sealed: it exists from now on, even if they are not offered yet."""
+        self.database.do("INSERT INTO snap_group VALUES (?, ?)", snap_group, group_uuid)
+
+    def decided_snap_groups(self) -> set[str]:
+        """Those that may have snapshots which are not offered yet."""
+        return {row[0] for row in self.database.rows("SELECT uuid FROM snap_group")}
+
+    def forget_snap_group(self, snap_group: str) -> None:
+        """All its snapshots are offered."""
+        self.database.do("DELETE FROM snap_group WHERE uuid = ?", snap_group)
+
     # events
 
     def note(self, actor: str, kind: str, subject: str, detail: str = "") -> None:

@@ -74,7 +74,7 @@ class Subject:
     @classmethod
     def of(cls, store: Store, layers: Layers) -> Subject:
         snapshots = store.all_snapshots
-        sealed = [s for s in snapshots if s.state is SnapshotState.SEALED]
+        sealed = [s for s in snapshots if s.state is not SnapshotState.DESTROYING]
         return cls(store, layers, Views(sealed), Views(snapshots))
 
 

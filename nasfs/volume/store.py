@@ -159,7 +159,7 @@ class Store:
         ]
         self.epochs.newest = self.all_snapshots[-1].epoch if self.all_snapshots else 0
         rollbacks = self.db.execute("SELECT epoch, target FROM rollback").fetchall()
-        sealed = [s.epoch for s in self.all_snapshots if s.state is SnapshotState.SEALED]
+        sealed = [s.epoch for s in self.all_snapshots if s.state is not SnapshotState.DESTROYING]
         self._newest_ancestor = newest_ancestor(sealed, rollbacks)
 
     def held_by_ancestor(self, layer: int) -> bool | None:

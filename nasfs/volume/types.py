@@ -95,6 +95,8 @@ class SnapshotState(Enum):
     SEALED = 0
     DESTROYING = 1
     """No longer offered; reclaim is giving back what only it could see."""
+    PENDING = 2
+    """Sealed and not offered yet: the other volumes of its snap group have to be sealed, too."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

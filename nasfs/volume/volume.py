@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import time
 import uuid as uuids
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -357,6 +358,11 @@ class Volume(Files):
             self._store.load_snapshots()
         return [s for s in self._store.all_snapshots if s.state is SnapshotState.SEALED]
 
+    def pending(self) -> list[str]:
+        """The snap groups of which a snapshot waits for `settle`."""
+        snapshots = self._store.all_snapshots
+        return [s.snap_group for s in snapshots if s.state is SnapshotState.PENDING]
+
     def snapshot(self, name: str) -> Snapshot:
         """By its name or GUID."""
         for snapshot in self.snapshots():
@@ -405,13 +411,18 @@ class Volume(Files):
         guid: str | None = None,
         time_ns: int | None = None,
         snap_group: str = "",
+        pending: bool = False,
     ) -> Snapshot:
-        """Like `seal` but durable only after `sync_log`; all data must be synced before."""
+        """Like `seal` but durable only after `sync_log`; all data must be synced before.
+
+        Args:
+            pending: not offered until `settle_nowait` has been told that its snap group is whole.
+        """
         assert not self._layers.is_dirty, "data is synced before the metadata that names it"
         check_snapshot_name(name)
         self._begin()
         for other in self._store.all_snapshots:
-            taken = other.name == name and other.state is SnapshotState.SEALED
+            taken = other.name == name and other.state is not SnapshotState.DESTROYING
             if taken or other.guid == guid:
                 raise SnapshotExists(
                     f"volume {self.name} has a snapshot {other.name} already",
@@ -424,7 +435,7 @@ class Volume(Files):
             guid=guid or str(uuids.uuid4()),
             time_ns=time.time_ns() if time_ns is None else time_ns,
             snap_group=snap_group,
-            state=SnapshotState.SEALED,
+            state=SnapshotState.PENDING if pending else SnapshotState.SEALED,
         )
         self._store.flush()
         self._store.execute(
@@ -443,7 +454,40 @@ class Volume(Files):
         self._store.load_snapshots()
         return snapshot
 
+    def settle(self, snap_group: str, *, keep: bool) -> None:
+        """See `settle_nowait`; durable on return."""
+        self.settle_nowait(snap_group, keep=keep)
+        self.commit()
+
+    def settle_nowait(self, snap_group: str, *, keep: bool) -> None:
+        """Offer the pending snapshot of a snap group, or drop it.  To be told twice is fine.
+
+        Raises:
+            NoSuchSnapshot: it shall be kept, and there is none of that snap group.
+        """
+        found = [s for s in self._store.all_snapshots if s.snap_group == snap_group]
+        pending = [s for s in found if s.state is SnapshotState.PENDING]
+        if keep and not any(s.state is not SnapshotState.DESTROYING for s in found):
+            raise NoSuchSnapshot(f"volume {self.name} has no snapshot of snap group {snap_group}")
+        for snapshot in pending:
+            self._set_state(snapshot, SnapshotState.SEALED if keep else SnapshotState.DESTROYING)
+
+    def _set_state(self, snapshot: Snapshot, state: SnapshotState) -> None:
+        self._begin(Kind.RECLAIMS)
+        self._store.execute(
+            "UPDATE snapshot SET state = ? WHERE epoch = ?", (state.value, snapshot.epoch)
+        )
+        if state is SnapshotState.DESTROYING:
+            self._views.pop(snapshot.epoch, None)
+        self._store.load_snapshots()
+
     def rename_snapshot(self, name: str, new_name: str) -> None:
+        """Durable on return."""
+        self.rename_snapshot_nowait(name, new_name)
+        self.commit()
+
+    def rename_snapshot_nowait(self, name: str, new_name: str) -> None:
+        """Within the open transaction."""
         snapshot = self.snapshot(name)
         check_snapshot_name(new_name)
         if any(s.name == new_name for s in self.snapshots()):
@@ -452,39 +496,48 @@ class Volume(Files):
         self._store.execute(
             "UPDATE snapshot SET name = ? WHERE epoch = ?", (new_name, snapshot.epoch)
         )
-        self._snapshots_changed()
+        self._store.load_snapshots()
 
     def destroy_snapshot(self, name: str) -> None:
-        """No longer offered from now on; `reclaim_step` gives its space back."""
-        snapshot = self.snapshot(name)
-        holds = self.holds(name)
-        if holds:
-            raise SnapshotHeld(snapshot.name, [hold.owner for hold in holds])
-        self._begin(Kind.RECLAIMS)
-        self._store.execute(
-            "UPDATE snapshot SET state = ? WHERE epoch = ?",
-            (SnapshotState.DESTROYING.value, snapshot.epoch),
-        )
-        self._views.pop(snapshot.epoch, None)
-        self._snapshots_changed()
+        """No longer offered from now on, durably; `reclaim_step` gives its space back."""
+        self.destroy_snapshots_nowait([name])
+        self.commit()
+
+    def destroy_snapshots_nowait(self, names: Sequence[str]) -> list[Snapshot]:
+        """Within the open transaction: all of them or, if one is not there or held, none."""
+        snapshots = [self.snapshot(name) for name in dict.fromkeys(names)]
+        for snapshot in snapshots:
+            if holds := self.holds(snapshot.name):
+                raise SnapshotHeld(snapshot.name, [hold.owner for hold in holds])
+        for snapshot in snapshots:
+            self._set_state(snapshot, SnapshotState.DESTROYING)
+        return snapshots
 
     def hold(self, name: str, owner: str, reason: str) -> None:
-        """The snapshot can't be destroyed until this owner releases it."""
+        """The snapshot can't be destroyed until this owner releases it; durable on return."""
+        self.hold_nowait(name, owner, reason)
+        self.commit()
+
+    def hold_nowait(self, name: str, owner: str, reason: str) -> None:
+        """Within the open transaction."""
         snapshot = self.snapshot(name)
         self._begin()
         self._store.execute(
             "INSERT OR REPLACE INTO hold VALUES (?, ?, ?)", (snapshot.epoch, owner, reason)
         )
-        self.commit()
 
     def release_hold(self, name: str, owner: str) -> None:
-        """Releasing what is not held changes nothing."""
+        """Releasing what is not held changes nothing; durable on return."""
+        self.release_hold_nowait(name, owner)
+        self.commit()
+
+    def release_hold_nowait(self, name: str, owner: str) -> None:
+        """Within the open transaction."""
         snapshot = self.snapshot(name)
         self._begin()
         self._store.execute(
             "DELETE FROM hold WHERE epoch = ? AND owner = ?", (snapshot.epoch, owner)
         )
-        self.commit()
 
     def holds(self, name: str) -> list[Hold]:
         snapshot = self.snapshot(name)
@@ -530,10 +583,6 @@ class Volume(Files):
     def reclaim_pending(self) -> dict[str, int]:
         """What reclaim has left to do: layers, snapshots, directories."""
         return self._reclaim.pending()
-
-    def _snapshots_changed(self) -> None:
-        self.commit()
-        self._store.load_snapshots()
 
 
 def check_snapshot_name(name: str) -> None:
