@@ -45,6 +45,16 @@ def test_a_killed_mount_comes_back_with_what_was_synced(node: NodeWorld) -> None
     assert any(event["kind"] == "mount failed" for event in events)
 
 
+def test_a_killed_mount_comes_back_though_the_kernel_remembers_its_root(node: NodeWorld) -> None:
+    root = node.volume("tank/home")
+    os.chown(root, 65534, 65534)  # so that access(2) by us asks the dead process for the ACL
+    first = mount_pid(node)
+    os.stat(root)
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: mount_pid(node) not in (0, first), "another mount process")
+    assert node.log().count("WARNING") == 1, node.log()
+
+
 def test_mounts_survive_the_daemon_and_are_adopted(node: NodeWorld) -> None:
     root = node.volume("tank/home")
     pid = mount_pid(node)

@@ -10,12 +10,12 @@ import typer
 
 from nasfs.node.words import parse_volume
 
-from .session import places
+from .session import path, places
 
 
 def mount(
     volume: Annotated[str, typer.Argument(metavar="POOL/VOLUME")],
-    directory: Annotated[Path, typer.Argument(metavar="DIR")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", parser=path)],
     snapshot: Annotated[
         str, typer.Option(metavar="NAME", help="Read-only, as of that snapshot.")
     ] = "",
@@ -46,7 +46,7 @@ def _say_mounted() -> None:
 
 
 def unmount(
-    directory: Annotated[Path, typer.Argument(metavar="DIR")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", parser=path)],
 ) -> None:
     """Unmount; everything is durable when it returns."""
     from nasfs.node.mounting import unmount_directory

@@ -9,7 +9,7 @@ import typer
 
 from nasfs.node.words import render_size
 
-from .session import Json, client, print_fields, print_json, print_table
+from .session import Json, client, path, print_fields, print_json, print_table
 
 app = typer.Typer(help="Pools: directories that hold volumes.", no_args_is_help=True)
 
@@ -17,7 +17,7 @@ app = typer.Typer(help="Pools: directories that hold volumes.", no_args_is_help=
 @app.command()
 def create(
     name: str,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", parser=path, help="New or empty.")],
 ) -> None:
     """Make a pool."""
     from nasfs.node.messages import PoolCreate, PoolView

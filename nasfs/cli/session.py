@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, do nothing.")]
+
+
+def path(text: str) -> Path:
+    """A path as it is.
+
+    By itself typer looks at it, and fails or hangs where a mount's process is gone or stopped.
+    """
+    return Path(text)
 
 
 _chosen: list[Places] = []

@@ -13,6 +13,7 @@ from .session import (
     DryRun,
     Json,
     client,
+    path,
     places,
     print_fields,
     print_json,
@@ -44,7 +45,7 @@ def create(
             help="thin: only what is written takes space; exact: the pool's disk keeps it all."
         ),
     ] = "thin",
-    mountpoint: Annotated[Path | None, typer.Option(metavar="DIR")] = None,
+    mountpoint: Annotated[Path | None, typer.Option(metavar="DIR", parser=path)] = None,
 ) -> None:
     """Make an empty volume."""
     from nasfs.node.messages import VolumeCreate, VolumeView
@@ -140,7 +141,9 @@ def unmount(name: Volume) -> None:
 
 
 @app.command("set")
-def set_(name: Volume, mountpoint: Annotated[Path, typer.Option(metavar="DIR")]) -> None:
+def set_(
+    name: Volume, mountpoint: Annotated[Path, typer.Option(metavar="DIR", parser=path)]
+) -> None:
     """Change where it is mounted, from its next mount on."""
     from nasfs.node.messages import VolumeSet, VolumeView
 
