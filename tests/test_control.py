@@ -192,7 +192,7 @@ def test_nobody_there_is_unreachable(path: Path) -> None:
 
 
 def test_no_answer_in_time_is_unreachable(path: Path) -> None:
-    with serving(path), pytest.raises(Unreachable, match=r"within 0\.05 s"):
+    with serving(path), pytest.raises(Unreachable, match="in time"):
         ControlClient(path, timeout_s=0.05).call("commit")
 
 
