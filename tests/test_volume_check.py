@@ -232,13 +232,15 @@ BREAKS = {
     # counters
     "live blocks": Break("I8", sql("UPDATE volume SET live_blocks = live_blocks + 1")),
     "snapshot blocks": Break("I8", sql("UPDATE volume SET snapshot_blocks = 0")),
+    "kept blocks": Break("I8", sql("UPDATE kept SET blocks = blocks + 1")),
+    "kept blocks of another": Break("I8", sql("UPDATE kept SET seen = seen - 1, layer = 1")),
     "inodes": Break("I8", sql("UPDATE volume SET inodes = inodes + 1")),
     "the next inode": Break("I8", sql(f"UPDATE volume SET next_ino = {FILE}")),
     "reserved inodes": Break("I8", sql(f"UPDATE volume SET reserved_ino = {FILE}")),
     "the next cookie": Break("I8", sql("UPDATE volume SET next_cookie = 1")),
     # snapshots
     "a snapshot of the future": Break(
-        "I9", sql("UPDATE snapshot SET epoch = 77 WHERE epoch = 2"), "I9"
+        "I9", sql("UPDATE snapshot SET epoch = 77 WHERE epoch = 2"), "I8 I9"
     ),
     "a hold of nothing": Break("I9", sql("INSERT INTO hold VALUES (55, 'me', 'why')")),
     # unlinked files

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nasfs.volume.errors import CorruptionError
 from nasfs.volume.history import LIVE, History, Moment, Views, histories, moments
+from nasfs.volume.kept import own_by_rows
 from nasfs.volume.layers import Layers
 from nasfs.volume.mapping import Maps
 from nasfs.volume.media import HostMedia, Media
@@ -300,11 +301,31 @@ def _counters(subject: Subject) -> Iterator[str]:
         yield f"{counters.live_blocks} live blocks are counted, {live} are mapped"
     if held != counters.snapshot_blocks:
         yield f"{counters.snapshot_blocks} snapshot-only blocks are counted, {held} are mapped"
+    if subject.store.kept.is_known:
+        (kept,) = db.execute("SELECT ifnull(sum(blocks), 0) FROM kept").fetchone()
+        if kept != counters.snapshot_blocks:
+            yield f"{kept} blocks are kept, {counters.snapshot_blocks} are snapshot-only"
+        yield from own_blocks(subject)
     ino, cookie = highest_given(db)
     if not ino < counters.next_ino <= counters.reserved_ino:
         yield f"inode {ino} is there, {counters.next_ino} of {counters.reserved_ino} comes next"
     if cookie >= counters.next_cookie:
         yield f"cookie {cookie} is there, {counters.next_cookie} comes next"
+
+
+def own_blocks(subject: Subject) -> Iterator[str]:
+    """What each snapshot alone sees, by count and by rows.
+
+    Not while a snapshot is half destroyed: the counts follow when the whole of it is gone.
+    """
+    snapshots = subject.store.all_snapshots
+    if any(snapshot.state is SnapshotState.DESTROYING for snapshot in snapshots):
+        return
+    epochs = [snapshot.epoch for snapshot in snapshots]
+    seen = own_by_rows(subject.store.db, epochs)
+    for epoch, blocks in subject.store.kept.own(epochs).items():
+        if blocks != seen[epoch]:
+            yield f"epoch {epoch} alone has {blocks} blocks by count, {seen[epoch]} by rows"
 
 
 def highest_given(db: sqlite3.Connection) -> tuple[int, int]:

@@ -93,6 +93,10 @@ class Reclaim:
             if self._remove_rows(table, window, where, limit):
                 return True
         self._store.execute("DELETE FROM snapshot WHERE epoch = ?", (epoch,))
+        with self._store.sql_errors():
+            self._store.kept.gone(epoch, before)
+            if not others:
+                self._store.kept.begin_anew()
         self._store.load_snapshots()
         return True
 
@@ -105,6 +109,7 @@ class Reclaim:
         for run in freed:
             self._space.queue(ino, run.layer)
             self._store.counters.snapshot_blocks -= run.stop - run.start
+            self._store.kept.add(epoch, run.layer, run.start - run.stop)
         for table in ("inode", "leaf"):
             self._store.execute(
                 f"DELETE FROM {table}_past WHERE ino = ? AND {where}", (ino, *window)

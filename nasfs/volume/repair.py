@@ -28,6 +28,7 @@ from nasfs.volume.check import (
     highest_given,
     look,
     no_progress,
+    own_blocks,
     unreachable_directories,
 )
 from nasfs.volume.errors import CorruptionError
@@ -435,6 +436,12 @@ class _Repairer:
             if getattr(counters, name) != value:
                 setattr(counters, name, value)
                 self._note("I8", f"{name} is {value}")
+        if countable and self._store.kept.is_known:
+            (kept,) = self._db.execute("SELECT ifnull(sum(blocks), 0) FROM kept").fetchone()
+            subject = Subject.of(self._store, self._layers)
+            if kept != held or any(own_blocks(subject)):
+                self._store.kept.lose()  # so they are taken from the rows from now on
+                self._note("I8", "what each snapshot alone sees is no longer counted beforehand")
 
     def _lists(self) -> None:
         gone = self._store.execute(

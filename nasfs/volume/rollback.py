@@ -43,6 +43,8 @@ def roll_back(store: Store, space: Space, live: Live, epoch: Epoch) -> None:
     )
     if newest > epoch:
         store.execute("INSERT OR REPLACE INTO rollback VALUES (?, ?)", (current, epoch))
+        with store.sql_errors():
+            store.kept.lose()
 
 
 def _account(store: Store, space: Space, live: Live, target: AsOf, epoch: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from nasfs.volume.types import FIRST_INO, ROOT_INO
 APPLICATION_ID = 0x6E617366
 """``nasf``, so that file(1) and we know a meta.db when we see one."""
 
-FORMAT_VERSION = 1
-"""PRAGMA user_version.  Another number is refused, never guessed at."""
+FORMAT_VERSION = 2
+"""PRAGMA user_version.  An older one is brought up by `upgrade`; any other is refused."""
 
 NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "SQLITE_CANTOPEN")
 """What SQLite says when the log or its index can't be made, for instance on a full disk."""
@@ -116,7 +117,8 @@ DDL = (
         inodes INTEGER NOT NULL,
         live_blocks INTEGER NOT NULL,
         snapshot_blocks INTEGER NOT NULL,
-        in_use INTEGER NOT NULL
+        in_use INTEGER NOT NULL,
+        kept_known INTEGER NOT NULL
     ) STRICT;
 
     CREATE TABLE snapshot (
@@ -125,9 +127,14 @@ DDL = (
         guid TEXT NOT NULL UNIQUE,
         time_ns INTEGER NOT NULL,
         snap_group TEXT NOT NULL,
-        state INTEGER NOT NULL
+        state INTEGER NOT NULL,
+        blocks INTEGER NOT NULL
     ) STRICT;
     CREATE UNIQUE INDEX snapshot_name ON snapshot (name) WHERE state = 0;
+    CREATE TABLE kept (
+        seen INTEGER NOT NULL, layer INTEGER NOT NULL, blocks INTEGER NOT NULL,
+        PRIMARY KEY (seen, layer)
+    ) STRICT, WITHOUT ROWID;
 
     CREATE TABLE hold (
         epoch INTEGER NOT NULL REFERENCES snapshot (epoch) ON DELETE CASCADE,
@@ -220,6 +227,59 @@ def _verify(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+_UPGRADES = {
+    1: """
+    CREATE TABLE kept (
+        seen INTEGER NOT NULL, layer INTEGER NOT NULL, blocks INTEGER NOT NULL,
+        PRIMARY KEY (seen, layer)
+    ) STRICT, WITHOUT ROWID;
+    ALTER TABLE volume ADD COLUMN kept_known INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE snapshot ADD COLUMN blocks INTEGER NOT NULL DEFAULT 0;
+    UPDATE snapshot SET blocks = (
+        SELECT ifnull(sum(blocks), 0) FROM (
+            SELECT blocks FROM inode WHERE born <= snapshot.epoch UNION ALL
+            SELECT blocks FROM inode_past
+            WHERE born <= snapshot.epoch AND died > snapshot.epoch));
+    UPDATE volume SET kept_known = NOT EXISTS (SELECT * FROM snapshot);
+    PRAGMA user_version = 2;
+    """,
+}
+"""For each older version what makes it the next one."""
+
+
+def needs_upgrade(path: Path) -> bool:
+    """An older release wrote it."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError:
+        return False
+    # SQLite's header says enough for ours; to open and close it would move a log into the tables.
+    if int.from_bytes(header[60:64], "big") not in _UPGRADES:
+        return False
+    with closing(sqlite3.connect(f"file:{_quoted(path)}?mode=rw", uri=True, timeout=30)) as db:
+        try:
+            ours = db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+            return ours and db.execute("PRAGMA user_version").fetchone()[0] in _UPGRADES
+        except sqlite3.Error:
+            return False  # whoever opens it says what is wrong
+
+
+def upgrade(path: Path) -> None:
+    """Bring meta.db to our format, durably; the caller owns the volume.
+
+    Raises:
+        CorruptionError: SQLite could not.
+    """
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        try:
+            db.execute("PRAGMA synchronous = FULL")
+            while (version := db.execute("PRAGMA user_version").fetchone()[0]) in _UPGRADES:
+                db.executescript(f"BEGIN IMMEDIATE; {_UPGRADES[version]} COMMIT;")
+        except sqlite3.Error as exc:
+            raise CorruptionError(str(path), f"upgrade of its format: {exc}") from exc
+
+
 def create(path: Path, *, uuid: str, size: int, provision: str, mode: int, now_ns: int) -> None:
     """A new meta.db with an empty root directory, durable when the caller has synced it."""
     connection = sqlite3.connect(path, isolation_level=None)
@@ -231,7 +291,7 @@ def create(path: Path, *, uuid: str, size: int, provision: str, mode: int, now_n
         connection.executescript("BEGIN;" + DDL + f"PRAGMA user_version = {FORMAT_VERSION};COMMIT;")
         connection.execute("BEGIN")
         connection.execute(
-            "INSERT INTO volume VALUES (1, ?, ?, ?, 1, ?, ?, 16, 1, 0, 0, 0)",
+            "INSERT INTO volume VALUES (1, ?, ?, ?, 1, ?, ?, 16, 1, 0, 0, 0, 1)",
             (uuid, size, provision, FIRST_INO, FIRST_INO),
         )
         root = (ROOT_INO, 1, 1, mode, 0, 0, 2, 0, 4096, *[now_ns] * 4, ROOT_INO, None, 0, 0, 0, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from nasfs.volume.blockmap import Ranges, length, map_runs, subtract, union
@@ -80,13 +80,17 @@ class Space:
             else:
                 kept = count if held else 0
             counters.snapshot_blocks += kept
+            if kept:
+                self._store.kept.add(self._store.epochs.newest, run.layer, kept)
             if kept < count:
                 self.queue(ino, run.layer)
         counters.live_blocks -= total
         return total
 
-    def regained(self, runs: Iterable[Run]) -> None:
+    def regained(self, runs: Sequence[Run]) -> None:
         """The live view maps blocks again that only snapshots saw (a rollback)."""
+        for run in runs:  # the newest snapshot saw them last, or the counts are not known
+            self._store.kept.add(self._store.epochs.newest, run.layer, run.start - run.stop)
         count = sum(run.stop - run.start for run in runs if run.layer)
         self._store.counters.live_blocks += count
         self._store.counters.snapshot_blocks -= count

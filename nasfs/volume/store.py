@@ -20,6 +20,7 @@ import msgspec
 from nasfs.volume import schema
 from nasfs.volume.blockmap import LeafValue
 from nasfs.volume.errors import CorruptionError, MediaError
+from nasfs.volume.kept import Kept
 from nasfs.volume.media import HostMedia, Media
 from nasfs.volume.names import Names
 from nasfs.volume.table import Epochs, KeyBuffer, VersionedTable, WriteBack
@@ -116,12 +117,14 @@ class Store:
         self.xattr = Xattrs(self.xattrs)
         self.orphan = KeyBuffer(self.db, "orphan", ("ino",))
         self.reclaim = KeyBuffer(self.db, "reclaim", ("ino", "layer"))
+        self.kept = Kept(self.db)
         self._buffers: tuple[Buffer, ...] = (
             self.inode,
             self.dirent,
             self.leaf,
             self.orphan,
             self.reclaim,
+            self.kept,
         )
         self.load_state()
 
@@ -141,6 +144,7 @@ class Store:
         self.epochs.current = row[3]
         self.counters = Counters(*row[4:10])
         self.in_use = bool(row[10])
+        self.kept.load()
         self.load_snapshots()
         self.forget()
 
@@ -152,9 +156,10 @@ class Store:
 
     def load_snapshots(self) -> None:
         self.all_snapshots = [
-            Snapshot(Epoch(row[0]), row[1], row[2], row[3], row[4], SnapshotState(row[5]))
+            Snapshot(Epoch(row[0]), row[1], row[2], row[3], row[4], SnapshotState(row[5]), row[6])
             for row in self.db.execute(
-                "SELECT epoch, name, guid, time_ns, snap_group, state FROM snapshot ORDER BY epoch"
+                "SELECT epoch, name, guid, time_ns, snap_group, state, blocks FROM snapshot"
+                " ORDER BY epoch"
             )
         ]
         self.epochs.newest = self.all_snapshots[-1].epoch if self.all_snapshots else 0

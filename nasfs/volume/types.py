@@ -109,6 +109,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     snap_group: str
     """GUID of the snap group it belongs to; empty for a snapshot of the volume alone."""
     state: SnapshotState
+    blocks: int = 0
+    """Blocks of data that it sees."""
 
 
 class Hold(msgspec.Struct, frozen=True):

@@ -18,13 +18,16 @@ import msgspec
 
 from nasfs.volume.delta import Delta
 from nasfs.volume.errors import (
+    FormatError,
     FsError,
     MediaError,
     NoSuchSnapshot,
     SnapshotExists,
     SnapshotHeld,
+    VolumeBusy,
 )
 from nasfs.volume.files import Files
+from nasfs.volume.kept import own_by_rows
 from nasfs.volume.layers import DataSync, Layers
 from nasfs.volume.lock import VolumeLock
 from nasfs.volume.media import Media
@@ -38,6 +41,7 @@ from nasfs.volume.provision import (
 from nasfs.volume.reclaim import Reclaim
 from nasfs.volume.rollback import roll_back
 from nasfs.volume.room import Kind
+from nasfs.volume.schema import needs_upgrade, upgrade
 from nasfs.volume.store import INO_RESERVE, Store
 from nasfs.volume.types import (
     BLOCK,
@@ -66,6 +70,7 @@ class Volume(Files):
     def __init__(self, path: Path, access: Access, media: Media) -> None:
         self._lock = VolumeLock(path / "lock") if access is Access.READ_WRITE else None
         try:
+            _upgrade(path, self._lock)
             store = self._open_store(path, access, media)
         except BaseException:
             if self._lock is not None:
@@ -358,6 +363,20 @@ class Volume(Files):
             self._store.load_snapshots()
         return [s for s in self._store.all_snapshots if s.state is SnapshotState.SEALED]
 
+    def own_blocks(self) -> dict[int, int]:
+        """By epoch, how many blocks a snapshot alone sees: what destroying just it gives back."""
+        if self._store.writable:
+            self._store.flush(self._store.kept)
+        else:
+            self._store.load_snapshots()
+            self._store.kept.load()
+        epochs = [snapshot.epoch for snapshot in self._store.all_snapshots]
+        if self._store.kept.is_known:
+            return self._store.kept.own(epochs)
+        if self._store.writable:
+            self._store.flush()
+        return own_by_rows(self._store.db, epochs)
+
     def pending(self) -> list[str]:
         """The snap groups of which a snapshot waits for `settle`."""
         snapshots = self._store.all_snapshots
@@ -436,11 +455,20 @@ class Volume(Files):
             time_ns=time.time_ns() if time_ns is None else time_ns,
             snap_group=snap_group,
             state=SnapshotState.PENDING if pending else SnapshotState.SEALED,
+            blocks=self._store.counters.live_blocks,
         )
         self._store.flush()
         self._store.execute(
-            "INSERT INTO snapshot VALUES (?, ?, ?, ?, ?, ?)",
-            (epoch, name, snapshot.guid, snapshot.time_ns, snap_group, snapshot.state.value),
+            "INSERT INTO snapshot VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                epoch,
+                name,
+                snapshot.guid,
+                snapshot.time_ns,
+                snap_group,
+                snapshot.state.value,
+                snapshot.blocks,
+            ),
         )
         self._store.epochs.current = epoch + 1
         try:
@@ -583,6 +611,27 @@ class Volume(Files):
     def reclaim_pending(self) -> dict[str, int]:
         """What reclaim has left to do: layers, snapshots, directories."""
         return self._reclaim.pending()
+
+
+def _upgrade(path: Path, lock: VolumeLock | None) -> None:
+    """Bring a volume of an older release up; whoever does it owns the volume meanwhile."""
+    if not needs_upgrade(path / "meta.db"):
+        return
+    if lock is not None:
+        upgrade(path / "meta.db")
+        return
+    try:
+        lock = VolumeLock(path / "lock")
+    except VolumeBusy as exc:
+        raise FormatError(
+            str(path / "meta.db"),
+            "an older release serves this volume",
+            hint="unmount it and mount it again: nasfs volume unmount, nasfs volume mount",
+        ) from exc
+    try:
+        upgrade(path / "meta.db")
+    finally:
+        lock.release()
 
 
 def check_snapshot_name(name: str) -> None:
