@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import sqlite3
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from nasfs.cli.progress import check_display
 from nasfs.node.children import environment
 from nasfs.node.sockets import short_path
-from tests.node_world import NodeWorld
+from tests.node_world import NodeWorld, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,34 @@ def test_snapshots_of_an_unmounted_volume(node: NodeWorld) -> None:
     (view,) = node.json("snapshot", "list", "tank/s")
     assert view["name"] == "tank/s@renamed"
     assert view["time"].endswith("Z")
+
+
+def test_own_and_shared_bytes_of_snapshots_add_up(node: NodeWorld) -> None:
+    root = node.volume("tank/space")
+    block = 4096
+    (root / "f").write_bytes(b"1" * 10 * block)
+    node.run("snapshot", "create", "tank/space@one")
+    with open(root / "f", "r+b") as file:
+        file.write(b"2" * 3 * block)
+    node.run("snapshot", "create", "tank/space@two")
+    with open(root / "f", "r+b") as file:
+        file.write(b"3" * block)
+        os.fsync(file.fileno())
+
+    def figures() -> list[tuple[int, int]]:
+        listed = node.json("snapshot", "list", "tank/space")
+        return [(view["own"] // block, view["shared"] // block) for view in listed]
+
+    assert figures() == [(3, 7), (1, 9)]
+    used = node.json("volume", "show", "tank/space")["used"] // block
+    assert used == 10 + 3 + 1
+    node.run("snapshot", "destroy", "tank/space@two")
+    wait_until(
+        lambda: node.json("volume", "show", "tank/space")["used"] == (used - 1) * block,
+        "what it alone had is back",
+    )
+    wait_until(lambda: figures() == [(3, 7)], "the other has what it had")
+    assert "12K" in node.run("snapshot", "list", "tank/space")
 
 
 def test_groups(node: NodeWorld) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nasfs.node.words import parse_snapshot
+from nasfs.node.words import parse_snapshot, render_size
 
 from .session import DryRun, Json, client, print_fields, print_json, print_table
 
@@ -42,8 +42,18 @@ def list_(
         print_json(views)
         return
     print_table(
-        ["SNAPSHOT", "TIME", "SNAP GROUP", "GUID"],
-        [(v.name, v.time, v.snap_group[:8] or "-", v.guid) for v in views],
+        ["SNAPSHOT", "TIME", "OWN", "SHARED", "SNAP GROUP", "GUID"],
+        [
+            (
+                v.name,
+                v.time,
+                render_size(v.own),
+                render_size(v.shared),
+                v.snap_group[:8] or "-",
+                v.guid,
+            )
+            for v in views
+        ],
     )
 
 
@@ -63,6 +73,8 @@ def show(snapshot: Snapshot, as_json: Json = False) -> None:
             ("guid", view.guid),
             ("time", view.time),
             ("number", view.number),
+            ("own", f"{render_size(view.own)} (what destroying it alone gives back)"),
+            ("shared", render_size(view.shared)),
             ("snap group", view.snap_group),
             *((f"held by {hold.owner}", hold.reason or "-") for hold in view.holds),
         ]

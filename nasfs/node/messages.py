@@ -144,6 +144,10 @@ class SnapshotView(msgspec.Struct, frozen=True):
     time: str | None
     snap_group: str
     number: int
+    own: int
+    """Bytes that nobody else sees: destroying this snapshot alone gives them back."""
+    shared: int
+    """Bytes that other snapshots or the live view see, too; with `own` all that it holds."""
     holds: tuple[HoldView, ...] = ()
 
 

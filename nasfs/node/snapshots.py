@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nasfs.errors import ConfigError, NasError, Refused
-from nasfs.volume import Access, NoSuchSnapshot, Snapshot, SnapshotExists, Volume, open_volume
+from nasfs.volume import (
+    BLOCK,
+    Access,
+    NoSuchSnapshot,
+    Snapshot,
+    SnapshotExists,
+    Volume,
+    open_volume,
+)
 
 from .context import Node
 from .engine import change, info, reclaim_all
@@ -33,12 +42,8 @@ def take_snapshot(node: Node, text: str) -> list[SnapshotView]:
     else:
         rows, held_s = _take_snap_group(node, node.state.group(target.group), target.snapshot)
     node.note("snapshot taken", target, f"changes held for {held_s:.3f} s" if held_s else "")
-    return [
-        _view(node, row, snapshot)
-        for row in rows
-        for snapshot in info(node, row).snapshots
-        if snapshot.name == target.snapshot
-    ]
+    named = f"@{target.snapshot}"
+    return [view for row in rows for view in _views(node, row) if view.name.endswith(named)]
 
 
 def _take_snap_group(node: Node, group: Group, name: str) -> tuple[list[VolumeRow], float]:
@@ -74,11 +79,11 @@ def list_snapshots(node: Node, text: str) -> list[SnapshotView]:
         if target.snapshot:
             raise ConfigError(f"{text!r}: name a volume or a group, without @SNAPSHOT")
         rows = members(node, target)
-        return [_view(node, row, snap) for row in rows for snap in info(node, row).snapshots]
+        return [view for row in rows for view in _views(node, row)]
     views = []
     for row in rows:
         try:
-            views += [_view(node, row, snapshot) for snapshot in info(node, row).snapshots]
+            views += _views(node, row)
         except NasError:
             continue  # `volume list` tells what is wrong with it
     return views
@@ -111,7 +116,8 @@ def show_snapshot(node: Node, text: str) -> SnapshotView:
     row, snapshot = find_snapshot(node, text)
     with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
         holds = tuple(HoldView(hold.owner, hold.reason) for hold in volume.holds(snapshot.name))
-    return _view(node, row, snapshot, holds)
+        own = volume.own_blocks()
+    return _view(str(node.state.volume_name(row)), snapshot, own, holds)
 
 
 def rename_snapshot(node: Node, text: str, new_name: str) -> SnapshotView:
@@ -171,18 +177,19 @@ def destroy_snapshots(node: Node, texts: tuple[str, ...], *, dry_run: bool) -> l
     views = []
     for row, snapshots in doomed.values():
         _check_received(node, row, snapshots)
+        name = str(node.state.volume_name(row))
         with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+            own = volume.own_blocks()
             for snapshot in snapshots:
                 owners = [hold.owner for hold in volume.holds(snapshot.name)]
                 if owners:
                     raise Refused(
-                        f"{node.state.volume_name(row)}@{snapshot.name} is held by "
-                        + ", ".join(owners),
+                        f"{name}@{snapshot.name} is held by " + ", ".join(owners),
                         hint="replication releases it when the partner has a newer one"
                         if owners == [HOLDER]
                         else "release the hold first: nasfs snapshot release --owner OWNER",
                     )
-                views.append(_view(node, row, snapshot))
+                views.append(_view(name, snapshot, own))
     if not dry_run:
         for row, snapshots in doomed.values():
             _destroy(node, row, [snapshot.name for snapshot in snapshots])
@@ -211,10 +218,18 @@ def _destroy(node: Node, row: VolumeRow, names: list[str]) -> None:
     change(node, row, "snapshot_destroy", {"names": names}, direct)
 
 
+def _views(node: Node, row: VolumeRow) -> list[SnapshotView]:
+    """All snapshots of a volume, oldest first."""
+    name = str(node.state.volume_name(row))
+    with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+        own = volume.own_blocks()
+        return [_view(name, snapshot, own) for snapshot in volume.snapshots()]
+
+
 def _view(
-    node: Node, row: VolumeRow, snapshot: Snapshot, holds: tuple[HoldView, ...] = ()
+    volume: str, snapshot: Snapshot, own: Mapping[int, int], holds: tuple[HoldView, ...] = ()
 ) -> SnapshotView:
-    volume = str(node.state.volume_name(row))
+    alone = own.get(snapshot.epoch, 0)
     return SnapshotView(
         name=f"{volume}@{snapshot.name}",
         volume=volume,
@@ -222,5 +237,7 @@ def _view(
         time=when(snapshot.time_ns),
         snap_group=snapshot.snap_group,
         number=snapshot.epoch,
+        own=alone * BLOCK,
+        shared=(snapshot.blocks - alone) * BLOCK,
         holds=holds,
     )
