@@ -32,6 +32,7 @@ class Service:
         return {
             control.Ping: self._ping,
             control.Stats: self._stats,
+            control.Changed: self._changed,
             control.Commit: self._commit,
             control.TakeSnapshot: self._snapshot,
             control.RenameSnapshot: self._rename,
@@ -60,6 +61,9 @@ class Service:
             "reserved": self._volume.reserved,
             "unreserved": self._volume.unreserved,
         }
+
+    async def _changed(self, request: control.Changed) -> bool:
+        return self._volume.changed_since(request.snapshot)
 
     async def _commit(self, request: control.Commit) -> None:
         await self._committer.commit()
