@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Self
@@ -13,6 +13,7 @@ from .bond import Bond
 from .config import Config, read_config
 from .database import Database
 from .places import Places
+from .policies import Policies
 from .records import VolumeRow
 from .state import State
 
@@ -47,10 +48,17 @@ class Node:
     config: Config
     database: Database
     mounts: dict[str, MountState] = field(default_factory=dict)
+    actor: str = "admin"
+    """Who acts, in the event log; empty: nobody who leaves a note."""
 
     def __post_init__(self) -> None:
         self.state = State(self.database)
         self.bond = Bond(self.database)
+        self.policies = Policies(self.database)
+
+    def acting(self, actor: str) -> Node:
+        """The same node, as somebody else."""
+        return replace(self, actor=actor)
 
     @classmethod
     def open(cls, places: Places) -> Self:
@@ -87,4 +95,5 @@ class Node:
 
     def note(self, kind: str, subject: object, detail: str = "") -> None:
         """Into the event log."""
-        self.state.note("admin", kind, str(subject), detail)
+        if self.actor:
+            self.state.note(self.actor, kind, str(subject), detail)

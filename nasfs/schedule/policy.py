@@ -29,7 +29,7 @@ class Unchanged(Enum):
     SKIP = "skip"
 
 
-class PolicySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class PolicySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A policy as people write it; so it is stored, too."""
 
     every: str = ""

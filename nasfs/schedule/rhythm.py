@@ -208,8 +208,13 @@ def _parse_times(text: str) -> tuple[time, ...]:
 def _parse_days(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     weekdays, month_days = set(), set()
     for word in filter(None, (part.strip().lower() for part in text.split(","))):
-        if word in WEEKDAYS:
-            weekdays.add(WEEKDAYS.index(word))
+        first, dash, end = word.partition("-")
+        if first in WEEKDAYS and (end in WEEKDAYS or not dash):
+            number = WEEKDAYS.index(first)
+            weekdays.add(number)
+            while dash and WEEKDAYS[number] != end:
+                number = (number + 1) % 7
+                weekdays.add(number)
         elif word == "last":
             month_days.add(LAST)
         elif word.isascii() and word.isdigit() and 1 <= int(word) <= 31:
@@ -217,7 +222,7 @@ def _parse_days(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         else:
             raise ConfigError(
                 f"--days: {word!r} is no day",
-                hint="weekdays: mon,wed,fri; or days of the month: 1,15,last",
+                hint="weekdays: mon-fri or sat,sun; or days of the month: 1,15,last",
             )
     if weekdays and month_days:
         raise ConfigError(
