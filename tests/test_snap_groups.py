@@ -120,7 +120,7 @@ def test_a_participant_that_does_not_answer_ends_it_for_all(
             said = r"no snapshot s was taken of any volume: tank/b: .*in time"
             with pytest.raises(Failed, match=said):
                 take_snapshot(ours, "office@s")
-            assert ours.unsettled  # which the daemon looks after
+            assert ours.snap_groups.unsettled  # which the daemon looks after
         (node.mountpoint("tank/a") / "f").write_text("the others go on at once")
     finally:
         os.kill(slow, signal.SIGCONT)
@@ -224,7 +224,7 @@ def settle(node: NodeWorld) -> None:
     """What a daemon does when it starts, and goes on doing."""
     with Node.open(Places(node.root)) as ours:
         snap_groups.settle_leftovers(ours)
-        assert not ours.unsettled
+        assert not ours.snap_groups.unsettled
         assert ours.state.decided_snap_groups() == set()
 
 

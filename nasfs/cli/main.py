@@ -13,7 +13,19 @@ import nasfs
 from nasfs.errors import NasError
 from nasfs.node.places import ROOT_VARIABLE, Places
 
-from . import failover, group, mount, node, pair, pool, replication, snapshot, status, volume
+from . import (
+    failover,
+    group,
+    mount,
+    node,
+    pair,
+    pool,
+    replication,
+    schedule,
+    snapshot,
+    status,
+    volume,
+)
 from .session import choose, print_json
 
 app = typer.Typer(
@@ -56,6 +68,7 @@ app.add_typer(node.app, name="node")
 app.add_typer(pool.app, name="pool")
 app.add_typer(volume.app, name="volume")
 app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(group.app, name="group")
 app.add_typer(pair.app, name="pair")
 app.add_typer(replication.app, name="replication")

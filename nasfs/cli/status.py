@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .schedule import print_schedules
 from .session import Json, client, print_json, print_table
 from .volume import figures
 
@@ -36,6 +37,9 @@ def status(as_json: Json = False) -> None:
                 for g in view.groups
             ],
         )  # fmt: skip
+    if view.schedules:
+        typer.echo()
+        print_schedules(view.schedules)
     typer.echo()
     for sentence in view.attention:
         typer.echo(f"attention: {sentence}")

@@ -40,6 +40,13 @@ class Stats(Request, tag="stats", frozen=True):
     """What the volume holds, and what the mount has done."""
 
 
+class Changed(Request, tag="changed", frozen=True):
+    """Whether anything was changed after a snapshot."""
+
+    snapshot: str
+    """Its name or GUID."""
+
+
 class Commit(Request, tag="commit", frozen=True):
     """Make everything durable."""
 
@@ -116,6 +123,7 @@ class Stop(Request, tag="stop", frozen=True):
 AnyRequest = (
     Ping
     | Stats
+    | Changed
     | Commit
     | TakeSnapshot
     | HoldChanges

@@ -38,6 +38,7 @@ class Service:
         return {
             control.Ping: self._ping,
             control.Stats: self._stats,
+            control.Changed: self._changed,
             control.Commit: self._commit,
             control.TakeSnapshot: self._snapshot,
             control.HoldChanges: self._hold_changes,
@@ -70,6 +71,9 @@ class Service:
             "reserved": self._volume.reserved,
             "unreserved": self._volume.unreserved,
         }
+
+    async def _changed(self, request: control.Changed) -> bool:
+        return self._volume.changed_since(request.snapshot)
 
     async def _commit(self, request: control.Commit) -> None:
         await self._committer.commit()

@@ -19,7 +19,7 @@ from starlette.routing import Route as HttpRoute
 from nasfs.errors import ConfigError, NasError
 from replication.errors import ReplicationError
 
-from . import failover, groups, inventory, pairing, replications, snapshots, status
+from . import failover, groups, inventory, pairing, replications, schedules, snapshots, status
 from .messages import (
     ErrorView,
     FailoverRequest,
@@ -30,6 +30,11 @@ from .messages import (
     PairRemove,
     PoolCreate,
     ReplicationCreate,
+    ScheduleCreate,
+    ScheduleExplain,
+    ScheduleName,
+    SchedulePrune,
+    ScheduleSet,
     SnapshotCreate,
     SnapshotDestroy,
     SnapshotHold,
@@ -175,7 +180,7 @@ async def _events(services: Services, body: Nothing, params: Params) -> object:
 
 
 async def _status(services: Services, body: Nothing, params: Params) -> object:
-    return await services.run(status.status_view, services.replicator)
+    return await services.run(status.status_view, services.replicator, services.scheduler)
 
 
 async def _list_replications(services: Services, body: Nothing, params: Params) -> object:
@@ -204,6 +209,16 @@ ROUTES = (
     Route("POST", "/v1/snapshots/hold", SnapshotHold, _hold),
     Route("POST", "/v1/snapshots/release", SnapshotRelease, _release),
     Route("POST", "/v1/snapshots/destroy", SnapshotDestroy, _destroy_snapshots),
+    Route("GET", "/v1/schedules", Nothing, schedules.show_all),
+    Route("POST", "/v1/schedules", ScheduleCreate, schedules.create),
+    Route("POST", "/v1/schedules/show", ScheduleName, schedules.show),
+    Route("POST", "/v1/schedules/set", ScheduleSet, schedules.change),
+    Route("POST", "/v1/schedules/remove", ScheduleName, schedules.remove),
+    Route("POST", "/v1/schedules/pause", ScheduleName, schedules.pause),
+    Route("POST", "/v1/schedules/resume", ScheduleName, schedules.resume),
+    Route("POST", "/v1/schedules/run", ScheduleName, schedules.run_now),
+    Route("POST", "/v1/schedules/prune", SchedulePrune, schedules.prune),
+    Route("POST", "/v1/schedules/explain", ScheduleExplain, schedules.explain),
     Route("GET", "/v1/groups", Nothing, _plain(groups.group_views)),
     Route("POST", "/v1/groups", GroupCreate, _make_group),
     Route("GET", "/v1/groups/{group}", Nothing, _show_group),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Self
@@ -13,6 +13,7 @@ from .bond import Bond
 from .config import Config, read_config
 from .database import Database
 from .places import Places
+from .policies import Policies
 from .records import VolumeRow
 from .state import State
 
@@ -40,6 +41,16 @@ class MountState:
 
 
 @dataclass
+class SnapGroupWork:
+    """What a process does about snap groups."""
+
+    under_way: set[str] = field(default_factory=set)
+    """GUIDs of those that are being taken."""
+    unsettled: bool = True
+    """Some volume may have a pending snapshot that nobody is taking any more."""
+
+
+@dataclass
 class Node:
     """Shared by all operations of one process; `mounts` is kept by the supervisor."""
 
@@ -47,14 +58,18 @@ class Node:
     config: Config
     database: Database
     mounts: dict[str, MountState] = field(default_factory=dict)
-    under_way: set[str] = field(default_factory=set)
-    """Snap groups that are being taken."""
-    unsettled: bool = True
-    """Some volume may have a pending snapshot that nobody is taking any more."""
+    snap_groups: SnapGroupWork = field(default_factory=SnapGroupWork)
+    actor: str = "admin"
+    """Who acts, in the event log; empty: nobody who leaves a note."""
 
     def __post_init__(self) -> None:
         self.state = State(self.database)
         self.bond = Bond(self.database)
+        self.policies = Policies(self.database)
+
+    def acting(self, actor: str) -> Node:
+        """The same node, as somebody else."""
+        return replace(self, actor=actor)
 
     @classmethod
     def open(cls, places: Places) -> Self:
@@ -91,4 +106,5 @@ class Node:
 
     def note(self, kind: str, subject: object, detail: str = "") -> None:
         """Into the event log."""
-        self.state.note("admin", kind, str(subject), detail)
+        if self.actor:
+            self.state.note(self.actor, kind, str(subject), detail)

@@ -19,7 +19,9 @@ from .daemon_lock import only_daemon
 from .inventory import adopt_volumes, sweep_pools
 from .listener import listen
 from .places import Places
+from .replications import ask_if_wanted
 from .replicator import Replicator
+from .scheduler import Scheduler
 from .services import Services
 from .snap_groups import settle_leftovers
 from .sockets import bind_unix
@@ -52,7 +54,10 @@ async def _main(node: Node) -> None:
     fenced_in, fenced_out = trio.open_memory_channel[str](8)
     supervisor = Supervisor(node)
     replicator = Replicator(node, fenced_in)
-    services = Services(node, supervisor, replicator)
+    scheduler = Scheduler(
+        node, settled=supervisor.settled, taken=lambda group: ask_if_wanted(node, replicator, group)
+    )
+    services = Services(node, supervisor, replicator, scheduler)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(listen, node)
@@ -62,12 +67,14 @@ async def _main(node: Node) -> None:
             nursery.start_soon(supervisor.run)
             nursery.start_soon(replicator.run)
             nursery.start_soon(_settle_leftovers, node)
+            nursery.start_soon(scheduler.run)
             node.state.note("daemon", "started", node.config.name, f"process {os.getpid()}")
             log.info("node %s is up", node.config.name)
             async for number in signals:
                 log.info("ending: signal %d", number)
                 break
             with trio.move_on_after(END_S):
+                await scheduler.stop()
                 await supervisor.stop_all()
             nursery.cancel_scope.cancel()
     node.state.note("daemon", "ended", node.config.name)

@@ -12,7 +12,6 @@ from typing import Any
 from nasfs.errors import Failed
 
 APPLICATION_ID = 0x6E6F6465  # "node"
-VERSION = 1
 BUSY_S = 20.0
 
 _SCHEMA = """
@@ -53,13 +52,45 @@ CREATE TABLE transfer (
 CREATE TABLE journal (
     grp TEXT PRIMARY KEY REFERENCES consistency_group, kind TEXT NOT NULL, body BLOB NOT NULL,
     next_step INTEGER NOT NULL) STRICT;
-CREATE TABLE snap_group (
-    uuid TEXT PRIMARY KEY,
-    grp TEXT NOT NULL REFERENCES consistency_group ON DELETE CASCADE) STRICT;
 CREATE TABLE event (
     number INTEGER PRIMARY KEY AUTOINCREMENT, time_ns INTEGER NOT NULL, actor TEXT NOT NULL,
     kind TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL) STRICT;
 """
+
+
+_UPGRADES = (
+    # 1 to 2: snapshot policies; snap groups that are decided and not settled everywhere
+    """
+CREATE TABLE snap_group (
+    uuid TEXT PRIMARY KEY,
+    grp TEXT NOT NULL REFERENCES consistency_group ON DELETE CASCADE) STRICT;
+CREATE TABLE policy (
+    uuid TEXT PRIMARY KEY, name TEXT NOT NULL,
+    volume TEXT REFERENCES volume ON DELETE CASCADE,
+    grp TEXT REFERENCES consistency_group ON DELETE CASCADE,
+    spec TEXT NOT NULL, paused INTEGER NOT NULL CHECK (paused IN (0, 1)),
+    last_ns INTEGER NOT NULL,
+    result TEXT NOT NULL CHECK (result IN ('none', 'done', 'failed', 'skipped', 'missed')),
+    detail TEXT NOT NULL, result_ns INTEGER NOT NULL, done_ns INTEGER NOT NULL,
+    failures INTEGER NOT NULL, CHECK ((volume IS NULL) <> (grp IS NULL)),
+    UNIQUE (volume, name), UNIQUE (grp, name)) STRICT;
+CREATE TABLE policy_run (
+    policy TEXT PRIMARY KEY REFERENCES policy ON DELETE CASCADE,
+    occurrence_ns INTEGER NOT NULL, began_ns INTEGER NOT NULL, snapshot TEXT NOT NULL) STRICT;
+CREATE TABLE claim (
+    policy TEXT NOT NULL REFERENCES policy ON DELETE CASCADE, name TEXT NOT NULL,
+    since_ns INTEGER NOT NULL, volumes TEXT NOT NULL, PRIMARY KEY (policy, name)) STRICT;
+CREATE TABLE made (
+    guid TEXT PRIMARY KEY, policy TEXT NOT NULL REFERENCES policy ON DELETE CASCADE,
+    volume TEXT NOT NULL REFERENCES volume ON DELETE CASCADE, run INTEGER NOT NULL) STRICT;
+CREATE INDEX made_policy ON made (policy, run);
+CREATE INDEX made_volume ON made (volume);
+CREATE INDEX made_run ON made (run);
+""",
+)
+"""From each format version to the next.  A new file is made as version 1 and upgraded."""
+
+VERSION = 1 + len(_UPGRADES)
 
 
 class Database:
@@ -94,15 +125,24 @@ class Database:
             (version,) = self.row("PRAGMA user_version") or (0,)
             (tables,) = self.row("SELECT count(*) FROM sqlite_schema") or (0,)
             if version == 0 and tables == 0:
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    self._sql.execute(statement)
+                self._run(_SCHEMA)
                 self._sql.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                self._sql.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION or self.row("PRAGMA application_id") != (APPLICATION_ID,):
+                version = 1
+            elif self.row("PRAGMA application_id") != (APPLICATION_ID,) or not (
+                1 <= version <= VERSION
+            ):
                 raise Failed(
                     f"{self._path} has format version {version}, this release knows {VERSION}",
                     hint="install the release that wrote it",
                 )
+            if version < VERSION:  # all steps or, if the process is killed, none
+                for script in _UPGRADES[version - 1 :]:
+                    self._run(script)
+                self._sql.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _run(self, script: str) -> None:
+        for statement in filter(str.strip, script.split(";")):
+            self._sql.execute(statement)
 
     def close(self) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from typing import Any
 from nasfs.errors import Failed, Unreachable
 from nasfs.fuse.control import ControlClient
 from nasfs.fuse.mount import unmount
-from nasfs.volume import Volume, VolumeInfo, open_volume, volume_info
+from nasfs.volume import Access, Volume, VolumeInfo, open_volume, volume_info
 
 from .context import Node
 from .mountdir import clear_dead
@@ -50,6 +50,20 @@ def change(
 def ask(node: Node, row: VolumeRow, op: str) -> Any:
     """What the mount process of a volume answers.  Raises Unreachable if there is none."""
     return ControlClient(node.places.control_socket(row.uuid), timeout_s=PING_S).call(op)
+
+
+def changed_since(node: Node, row: VolumeRow, guid: str) -> bool:
+    """Whether the volume was changed after that snapshot, mounted or not.
+
+    Raises:
+        NoSuchSnapshot: it has none with that GUID.
+    """
+    client = ControlClient(node.places.control_socket(row.uuid), timeout_s=PING_S)
+    try:
+        return bool(client.call("changed", snapshot=guid))
+    except Unreachable:
+        with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+            return volume.changed_since(guid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from nasfs.schedule.policy import PolicySpec
+
 
 def when(time_ns: int) -> str | None:
     """RFC 3339 of a time in nanoseconds; None for 0 (never)."""
@@ -176,6 +178,85 @@ class GroupView(msgspec.Struct, frozen=True):
     """A plan that was begun and is not finished; empty for none."""
 
 
+# snapshot policies
+
+
+class ScheduleCreate(Request, frozen=True):
+    target: str
+    """POOL/VOLUME or GROUP"""
+    policy: str
+    spec: PolicySpec
+
+
+class ScheduleSet(Request, frozen=True):
+    """Only what is named changes."""
+
+    target: str
+    policy: str
+    changes: dict[str, str | int | tuple[str, ...]]
+
+
+class ScheduleName(Request, frozen=True):
+    target: str
+    policy: str
+
+
+class ScheduleExplain(Request, frozen=True):
+    target: str
+    policy: str = ""
+    """Empty: all policies of the target, and what no policy made."""
+
+
+class SchedulePrune(Request, frozen=True):
+    target: str
+    policy: str
+    dry_run: bool = False
+
+
+class ScheduleView(msgspec.Struct, frozen=True):
+    target: str
+    policy: str
+    uuid: str
+    rhythm: str
+    """A sentence: ``every 15m``, ``at 02:00 on sun Europe/Berlin``."""
+    retention: str
+    spec: PolicySpec
+    state: str
+    """``waiting``, ``running``, ``paused``, ``inactive`` (another node is active) or ``broken``."""
+    reason: str
+    """Why it is inactive or broken."""
+    next_run: str | None
+    result: str
+    """Of the latest run: ``none``, ``done``, ``failed``, ``skipped`` or ``missed``."""
+    detail: str
+    result_time: str | None
+    last_snapshot_time: str | None
+    failures: int
+    """Runs that failed since it took a snapshot."""
+    snapshots: int
+
+
+class RunView(msgspec.Struct, frozen=True):
+    """A run that was asked for has ended."""
+
+    result: str
+    detail: str
+    snapshot: str
+    """TARGET@NAME; empty if none was taken."""
+
+
+class DecisionView(msgspec.Struct, frozen=True):
+    """Whether a snapshot, or a snap group, stays or goes, and why."""
+
+    snapshot: str
+    time: str | None
+    policy: str
+    """Who made it; empty: no policy of this node."""
+    verdict: str
+    """``keep`` or ``destroy``"""
+    reason: str
+
+
 # pair
 
 
@@ -313,5 +394,6 @@ class StatusView(msgspec.Struct, frozen=True):
     volumes: tuple[VolumeView, ...]
     groups: tuple[GroupView, ...]
     replications: tuple[ReplicationView, ...]
+    schedules: tuple[ScheduleView, ...]
     attention: tuple[str, ...]
     """Sentences: what a person should look at."""

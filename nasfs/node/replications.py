@@ -111,10 +111,14 @@ async def run_now(services: Services, body: Nothing, params: Params) -> Replicat
 
 def ask_if_replicated(services: Services, name: str) -> None:
     """After a snap group was taken: it goes to the partner, unless that is paused."""
-    group = services.node.state.group(name)
-    made = services.node.bond.replication(group.uuid)
+    ask_if_wanted(services.node, services.replicator, services.node.state.group(name).uuid)
+
+
+def ask_if_wanted(node: Node, replicator: Replicator, group_uuid: str) -> None:
+    """The same, by the group's UUID."""
+    made = node.bond.replication(group_uuid)
     if made is not None and not made.paused:
-        services.replicator.ask(group.uuid)
+        replicator.ask(group_uuid)
 
 
 async def pause(services: Services, body: Nothing, params: Params) -> ReplicationView:

@@ -15,6 +15,7 @@ from .engine import end_server
 from .inventory import check_writable, volume_view
 from .messages import VolumeView
 from .replicator import Replicator
+from .scheduler import Scheduler
 from .supervisor import Supervisor
 from .words import VolumeName
 
@@ -23,11 +24,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One node, who keeps its mounts up, who sends its groups."""
+    """One node, who keeps its mounts up, who sends its groups, who takes its snapshots."""
 
     node: Node
     supervisor: Supervisor
     replicator: Replicator
+    scheduler: Scheduler
     _locks: dict[str, trio.Lock] = field(default_factory=dict)
 
     def lock(self, group_uuid: str) -> trio.Lock:

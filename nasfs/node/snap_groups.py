@@ -62,7 +62,7 @@ def take_snap_group(node: Node, group: Group, rows: Sequence[VolumeRow], name: s
         Failed: one of them could not; there is no snapshot of that name in any.
     """
     snap_group = new_uuid()
-    node.under_way.add(snap_group)
+    node.snap_groups.under_way.add(snap_group)
     try:
         try:
             held_s = _seal_all(node, rows, name, snap_group)
@@ -74,7 +74,7 @@ def take_snap_group(node: Node, group: Group, rows: Sequence[VolumeRow], name: s
         node.state.forget_snap_group(snap_group)
         return held_s
     finally:
-        node.under_way.discard(snap_group)
+        node.snap_groups.under_way.discard(snap_group)
 
 
 def _seal_all(node: Node, rows: Sequence[VolumeRow], name: str, snap_group: str) -> float:
@@ -167,7 +167,7 @@ def _drop(node: Node, rows: Sequence[VolumeRow], snap_group: str) -> None:
         try:
             _settle(node, row, snap_group, keep=False)
         except NasError:
-            node.unsettled = True
+            node.snap_groups.unsettled = True
 
 
 def _offer(node: Node, rows: Sequence[VolumeRow], snap_group: str) -> None:
@@ -182,7 +182,7 @@ def _offer(node: Node, rows: Sequence[VolumeRow], snap_group: str) -> None:
                 break
             except NasError as exc:
                 if time.monotonic() >= deadline:
-                    node.unsettled = True
+                    node.snap_groups.unsettled = True
                     raise Failed(
                         f"the snap group is complete, but {node.state.volume_name(row)} does not"
                         f" show its snapshot yet: {exc}",
@@ -203,16 +203,16 @@ def _settle(node: Node, row: VolumeRow, snap_group: str, *, keep: bool) -> None:
 
 def settle_leftovers(node: Node) -> None:
     """Offer or drop what a crash left pending, and what could not be reached before."""
-    if not node.unsettled:
+    if not node.snap_groups.unsettled:
         return
-    node.unsettled = False
-    decided = node.state.decided_snap_groups() - node.under_way
+    node.snap_groups.unsettled = False
+    decided = node.state.decided_snap_groups() - node.snap_groups.under_way
     for row in node.state.volumes():
         try:
-            for snap_group in set(info(node, row).pending) - node.under_way:
+            for snap_group in set(info(node, row).pending) - node.snap_groups.under_way:
                 _settle(node, row, snap_group, keep=snap_group in decided)
         except (NasError, OSError):  # it is told where the volume is shown
-            node.unsettled = True
-    if not node.unsettled:
+            node.snap_groups.unsettled = True
+    if not node.snap_groups.unsettled:
         for snap_group in decided:
             node.state.forget_snap_group(snap_group)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import nasfs
 
-from . import groups, inventory, pairing, replications
+from . import groups, inventory, pairing, replications, schedules
 from .context import Node
 from .messages import EventView, GroupView, ReplicationView, StatusView, VolumeView, when
 from .replicator import Replicator
+from .scheduler import Scheduler
 
 
-def status_view(node: Node, replicator: Replicator) -> StatusView:
-    """Volumes, groups, replications, and sentences about what is wrong."""
+def status_view(node: Node, replicator: Replicator, scheduler: Scheduler) -> StatusView:
+    """Volumes, groups, replications, policies, and sentences about what is wrong."""
     pair = pairing.pair_view(node)
     volumes = tuple(inventory.volume_views(node))
     group_views = tuple(groups.group_views(node))
     sends = tuple(replications.replication_views(node, replicator))
+    policies = tuple(schedules.schedule_views(node, scheduler))
     return StatusView(
         node=pair.node,
         version=nasfs.__version__,
@@ -23,7 +25,8 @@ def status_view(node: Node, replicator: Replicator) -> StatusView:
         volumes=volumes,
         groups=group_views,
         replications=sends,
-        attention=tuple(_attention(volumes, group_views, sends)),
+        schedules=policies,
+        attention=(*_attention(volumes, group_views, sends), *schedules.attention(policies)),
     )
 
 

@@ -1,4 +1,5 @@
-"""The NAS snap scheduler: when snapshots are taken, and which of them stay.
+"""The NAS snap scheduler's decisions: when snapshots are taken, and which of them stay.
 
-Nothing is here yet: snapshots are taken by command.
+Pure: who asks brings the time and the snapshots; who answers for the disk is `nasfs.node`.
+docs/scheduling.md tells the rules to people.
 """

@@ -180,6 +180,12 @@ class Store:
             return False
         return None
 
+    def changed_since(self, epoch: int) -> bool:
+        """Whether a row of the live view is not what a sealed snapshot sees."""
+        if any(cache.dirty_count for cache in (self.inode, self.dirent, self.leaf)):
+            return True  # whatever was not flushed came after the newest seal
+        return any(table.changed_since(epoch) for table in self.tables)
+
     # transactions
 
     def begin(self) -> None:

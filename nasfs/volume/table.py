@@ -146,6 +146,15 @@ class VersionedTable:
         )
         return self._db.execute(sql, (*values, epoch, *values, epoch, epoch))
 
+    def changed_since(self, epoch: int) -> bool:
+        """Whether a live row is not what a sealed epoch sees, or a row is missing that it sees."""
+        born = f"SELECT 1 FROM {self.spec.name} WHERE born > ? LIMIT 1"
+        died = f"SELECT 1 FROM {self.spec.name}_past WHERE died > ? AND born <= ? LIMIT 1"
+        return (
+            self._db.execute(born, (epoch,)).fetchone() is not None
+            or self._db.execute(died, (epoch, epoch)).fetchone() is not None
+        )
+
     def born_between(
         self, after: int, upto: int, cursor: tuple[int, Key] | None, limit: int
     ) -> list[RowValues]:

@@ -409,6 +409,14 @@ class Volume(Files):
         self.view(target)
         return Delta(self._store, self._layers, base, target)
 
+    def changed_since(self, name: str) -> bool:
+        """Whether the live view was changed after a snapshot (name or GUID), committed or not.
+
+        Costs the same whatever the volume holds.  What was changed and changed back counts.
+        Without owning the volume: as of its last commit.
+        """
+        return self._store.changed_since(self.snapshot(name).epoch)
+
     def seal(
         self,
         name: str,
@@ -573,6 +581,16 @@ class Volume(Files):
             "SELECT owner, reason FROM hold WHERE epoch = ? ORDER BY owner", (snapshot.epoch,)
         )
         return [Hold(*row) for row in rows]
+
+    def all_holds(self) -> dict[str, list[Hold]]:
+        """Of every held snapshot, by its GUID."""
+        rows = self._store.db.execute(
+            "SELECT guid, owner, reason FROM hold JOIN snapshot USING (epoch) ORDER BY owner"
+        )
+        found: dict[str, list[Hold]] = {}
+        for guid, owner, reason in rows:
+            found.setdefault(guid, []).append(Hold(owner, reason))
+        return found
 
     def rollback(self, epoch: Epoch) -> None:
         """The live view becomes what it was at a sealed snapshot; durable on return.
