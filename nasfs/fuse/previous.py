@@ -80,21 +80,25 @@ class PreviousVersions:
         self._name_s = name_s
         self._snapshots: list[Snapshot] = []
         self._names: dict[bytes, Snapshot] = {}
+        self._listing: list[tuple[int, bytes]] = []
+        """Cookies and names, in the order of cookies."""
 
-    def _by_name(self) -> dict[bytes, Snapshot]:
-        """What there is now; made anew when a snapshot has come or gone."""
+    def _learn(self) -> None:
+        """What there is now; only when a snapshot has come or gone there is something to do."""
         snapshots = self._volume.snapshots()
-        if snapshots != self._snapshots:
-            self._names = {to_name(s): found for s, found in by_second(snapshots).items()}
-            self._snapshots = snapshots
-        return self._names
+        if snapshots == self._snapshots:
+            return
+        self._names = {to_name(s): found for s, found in by_second(snapshots).items()}
+        self._listing = sorted((s.epoch + _FIRST_COOKIE, n) for n, s in self._names.items())
+        self._snapshots = snapshots
 
     def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
         if name == b".":
             return self.getattr(number)
         if name == b"..":
             return self._attributes(self.parent(number))
-        snapshot = self._by_name().get(name)
+        self._learn()
+        snapshot = self._names.get(name)
         if snapshot is None:
             raise FsError(errno.ENOENT)  # unlike an entry of 0, it is not remembered
         return self._entry(snapshot)
@@ -106,10 +110,10 @@ class PreviousVersions:
         return self._above
 
     def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
-        names = self._by_name()
-        found = sorted((s.epoch + _FIRST_COOKIE, name) for name, s in names.items())
-        first = bisect_right(found, after, key=lambda item: item[0])
-        return [(name, self._entry(names[name]), at) for at, name in found[first : first + limit]]
+        self._learn()
+        first = bisect_right(self._listing, after, key=lambda item: item[0])
+        page = self._listing[first : first + limit]
+        return [(name, self._entry(self._names[name]), cookie) for cookie, name in page]
 
     def _entry(self, snapshot: Snapshot) -> pyfuse3.EntryAttributes:
         root = self._volume.view(snapshot.epoch).getattr(ROOT_INO)
