@@ -1,4 +1,4 @@
 """Shares and identities as data: what a volume is exported as, and to whom its files belong.
 
-Nothing is here yet: volumes are mounted and replicated, not yet exported.
+So far: what Samba is told of a volume's snapshots.
 """

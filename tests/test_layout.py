@@ -40,6 +40,7 @@ PURE = [
     "replication/roles.py",
     "replication/session.py",
     "replication/wire.py",
+    "sharecfg/samba.py",
 ]
 DOES_IO = {"trio", "sqlite3", "os", "socket", "ssl", "time", "logging", "pyfuse3", "subprocess"}
 

@@ -9,6 +9,7 @@ import typer
 
 from nasfs.node.words import parse_size, parse_volume, render_size
 
+from .samba import samba
 from .session import (
     DryRun,
     Json,
@@ -231,3 +232,6 @@ def check(
         if repair:
             warn("what is left does not follow from the rest: take it from a snapshot or the peer")
         raise typer.Exit(1)
+
+
+app.command()(samba)

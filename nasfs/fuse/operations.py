@@ -38,7 +38,7 @@ from pyfuse3 import (
 from nasfs.fuse import caller
 from nasfs.fuse.commit import Committer, Gate
 from nasfs.fuse.known import KnownInodes
-from nasfs.fuse.snapdir import FIRST_SNAPSHOT_NUMBER, SNAPSHOTS_INO, SNAPSHOTS_NAME, Trees
+from nasfs.fuse.snapdir import FIRST_SNAPSHOT_NUMBER, OWN_NUMBERS, SNAPSHOTS_NAME, Trees
 from nasfs.fuse.translate import handler
 from nasfs.fuse.tree import Entry, directory_stub
 from nasfs.volume import FsError, Ino, Inode, Volume, acl
@@ -50,7 +50,8 @@ ASKED_BY_THE_KERNEL = frozenset({b"security.capability", acl.ACCESS, acl.DEFAULT
 PRIVILEGES = stat.S_ISUID | stat.S_ISGID
 
 UNPRIVILEGED = 1 << 63
-"""In the handle of a file: whoever opened it to write is not root.  (No inode's number has it.)"""
+"""In the handle of a file: whoever opened it to write is not root.  (It is in no inode's
+number but below `.snapshots/@GMT`, where a file is what it is below `.snapshots/NAME`.)"""
 
 READ_BYTES = 1 << 20
 """The most that the kernel reads at once; if it ever wants more, the buffer grows."""
@@ -119,7 +120,7 @@ class Operations(pyfuse3.Operations):
 
     async def _to_change(self, number: int) -> Ino:
         """The live inode, once it may be changed: no ``await`` until the change is done."""
-        if self._gate is None or number >= FIRST_SNAPSHOT_NUMBER or number == SNAPSHOTS_INO:
+        if self._gate is None or number >= FIRST_SNAPSHOT_NUMBER or number in OWN_NUMBERS:
             raise FsError(errno.EROFS)
         if self._gate.is_closed:
             await self._gate.wait_open()
@@ -131,7 +132,9 @@ class Operations(pyfuse3.Operations):
         return await self._to_change(parent)
 
     def _is_live(self, number: int) -> bool:
-        return self._gate is not None and number < FIRST_SNAPSHOT_NUMBER and number != SNAPSHOTS_INO
+        return (
+            self._gate is not None and number < FIRST_SNAPSHOT_NUMBER and number not in OWN_NUMBERS
+        )
 
     def _told(self, inode: Inode) -> EntryAttributes:
         """The reply to a request after which the kernel knows the inode."""

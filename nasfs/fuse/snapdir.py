@@ -3,6 +3,7 @@
 The directory can be reached by its name at the mount's root and is not listed there.  It knows
 which tree an inode number belongs to: the live view's numbers are below 2**40, a snapshot's
 have its epoch above them, and the directory itself has a number that no file is given.
+`nasfs.fuse.previous` shows the same snapshots by their times.
 """
 
 from __future__ import annotations
@@ -12,16 +13,27 @@ import stat
 
 import pyfuse3
 
+from nasfs.fuse.previous import (
+    PREVIOUS_INO,
+    PREVIOUS_NAME,
+    PREVIOUS_NUMBERS,
+    PreviousVersions,
+)
 from nasfs.fuse.tree import Entry, Tree, ViewTree, to_entry
 from nasfs.volume import FsError, NoSuchSnapshot, Snapshot, View, Volume
 from nasfs.volume.types import INO_BITS, ROOT_INO, Epoch
 
 SNAPSHOTS_NAME = b".snapshots"
 SNAPSHOTS_INO = 2
+OWN_NUMBERS = frozenset({SNAPSHOTS_INO, PREVIOUS_INO})
+"""Directories that are in no view."""
+
 FIRST_SNAPSHOT_NUMBER = 1 << INO_BITS
 
 NAME_S = 1.0
 """Seconds that the kernel may keep the name of a snapshot: it can be destroyed or renamed."""
+
+_BASE_MASK = ~(FIRST_SNAPSHOT_NUMBER - 1)
 
 _FIRST_COOKIE = 2
 """Cookies up to it are those of "." and ".."."""
@@ -33,17 +45,21 @@ def to_bytes(name: str) -> bytes:
 
 
 class SnapshotTree(ViewTree):
-    """A snapshot below `.snapshots/NAME`."""
+    """A snapshot below `.snapshots/NAME`, or below `.snapshots/@GMT`.
 
-    def __init__(self, volume: Volume, epoch: Epoch, directory: SnapshotDirectory) -> None:
-        view = volume.view(epoch)
-        base = epoch << INO_BITS
-        super().__init__(view, base=base, above=SNAPSHOTS_INO, remembered=1_000)
+    Args:
+        base: what stands above the engine's inode numbers: the epoch, and which of the two it is.
+    """
+
+    def __init__(self, volume: Volume, base: int, directory: SnapshotDirectory) -> None:
+        view = volume.view(Epoch((base & ~PREVIOUS_NUMBERS) >> INO_BITS))
+        above = PREVIOUS_INO if base & PREVIOUS_NUMBERS else SNAPSHOTS_INO
+        super().__init__(view, base=base, above=above, remembered=1_000)
         self._directory = directory
 
     def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
         if name == b".." and number == self._base | ROOT_INO:
-            return self._directory.getattr(SNAPSHOTS_INO)
+            return self._directory.getattr(self._above)
         return super().lookup(number, name)
 
 
@@ -71,6 +87,8 @@ class SnapshotDirectory:
             return self.getattr(number)
         if name == b"..":
             return to_entry(self._volume.getattr(ROOT_INO))
+        if name == PREVIOUS_NAME:
+            return self.getattr(PREVIOUS_INO)
         for snapshot in self._volume.snapshots():
             if to_bytes(snapshot.name) == name:
                 return self._entry(snapshot)
@@ -122,22 +140,27 @@ class SnapshotTrees:
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self.directory = SnapshotDirectory(volume)
+        self.previous = PreviousVersions(
+            volume, self.directory.getattr, above=SNAPSHOTS_INO, name_s=NAME_S
+        )
         self._trees: dict[int, SnapshotTree] = {}
 
     def of(self, number: int) -> SnapshotTree:
-        epoch = number >> INO_BITS
-        tree = self._trees.get(epoch)
+        base = number & _BASE_MASK
+        tree = self._trees.get(base)
         if tree is None:
             try:
-                tree = SnapshotTree(self._volume, Epoch(epoch), self.directory)
+                tree = SnapshotTree(self._volume, base, self.directory)
             except NoSuchSnapshot as exc:
                 raise FsError(errno.ESTALE) from exc
-            self._trees[epoch] = tree
+            self._trees[base] = tree
         return tree
 
     def forget(self, epoch: Epoch) -> None:
         """The snapshot was destroyed: its numbers are stale from now on."""
-        self._trees.pop(epoch, None)
+        base = epoch << INO_BITS
+        self._trees.pop(base, None)
+        self._trees.pop(base | PREVIOUS_NUMBERS, None)
 
 
 class Trees:
@@ -163,9 +186,10 @@ class Trees:
     def of(self, number: int) -> Tree:
         """The tree that a number belongs to; ESTALE if its snapshot is gone."""
         if number < FIRST_SNAPSHOT_NUMBER:
-            if number == SNAPSHOTS_INO and self._snapshots is not None:
-                return self._snapshots.directory
-            return self._root
+            if self._snapshots is None or number not in OWN_NUMBERS:
+                return self._root
+            own = self._snapshots
+            return own.directory if number == SNAPSHOTS_INO else own.previous
         if self._snapshots is None:
             raise FsError(errno.ESTALE)
         return self._snapshots.of(number)
