@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nasfs.volume import (
+    Access,
     CorruptionError,
     FormatError,
     NoSuchVolume,
@@ -19,7 +20,7 @@ from nasfs.volume import (
     volume_path,
 )
 from nasfs.volume.check import CHECKS
-from nasfs.volume.schema import APPLICATION_ID, FORMAT_VERSION, VERSIONED
+from nasfs.volume.schema import APPLICATION_ID, DDL, FORMAT_VERSION, VERSIONED
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "FORMAT.md").read_text()
 
@@ -96,3 +97,25 @@ def test_a_pool_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_a_volume_that_is_not_there_is_told(pool: Pool) -> None:
     with pytest.raises(NoSuchVolume, match="there is no volume nothing"):
         open_volume(volume_path(pool, "nothing"))
+
+
+def test_a_volume_without_what_was_added_later_gets_it_when_it_is_written(meta: Path) -> None:
+    db = sqlite3.connect(meta)
+    for statement in ("DROP INDEX dirent_ino", "DROP INDEX dirent_past_ino", "DROP TABLE setting"):
+        db.execute(statement)
+    db.commit()
+    db.close()
+    with open_volume(meta.parent, Access.READ_ONLY) as volume:
+        assert not volume.lists_snapshots
+    with open_volume(meta.parent) as volume:
+        volume.list_snapshots_nowait(True)
+        volume.commit()
+        assert volume.lists_snapshots
+    with open_volume(meta.parent, Access.READ_ONLY) as volume:
+        assert volume.lists_snapshots
+    fresh, old = sqlite3.connect(":memory:"), sqlite3.connect(meta)
+    fresh.executescript(DDL)
+    schema = "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
+    assert old.execute(schema).fetchall() == fresh.execute(schema).fetchall()
+    fresh.close()
+    old.close()

@@ -3,6 +3,7 @@
 from nasfs.volume.apply import Applier
 from nasfs.volume.check import Finding, check_volume
 from nasfs.volume.delta import ChangedExtent, Delta, ExtentPosition, RowPosition
+from nasfs.volume.diff import Diff, DiffEntry, diff_volume
 from nasfs.volume.errors import (
     CorruptionError,
     FormatError,
@@ -67,6 +68,8 @@ __all__ = [
     "CorruptionError",
     "DataSync",
     "Delta",
+    "Diff",
+    "DiffEntry",
     "Dirent",
     "Epoch",
     "ExtentPosition",
@@ -101,6 +104,7 @@ __all__ = [
     "create_pool",
     "create_volume",
     "destroy_volume",
+    "diff_volume",
     "list_volumes",
     "open_pool",
     "open_volume",

@@ -82,6 +82,17 @@ class Delta:
             ("xattr", store.xattrs),
         )
 
+    @property
+    def views(self) -> tuple[AsOf, AsOf]:
+        """Both views; the delta must have a base."""
+        assert self._old is not None
+        return self._old, self._new
+
+    def data_differs(self, ino: int) -> bool:
+        """Whether any block of a file that both views have, as long in both, was written."""
+        inode = self._new._inode(ino)
+        return inode is not None and next(self._extents_of(inode, 0), None) is not None
+
     def rows(self, after: RowPosition | None = None) -> Iterator[Change]:
         """All changed rows behind a position: first what is, then what is gone."""
         count = len(self._tables)

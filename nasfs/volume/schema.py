@@ -103,6 +103,8 @@ DDL = (
     + """
     CREATE INDEX dirent_cookie ON dirent (parent, cookie);
     CREATE INDEX dirent_past_cookie ON dirent_past (parent, cookie);
+    CREATE INDEX dirent_ino ON dirent (ino);
+    CREATE INDEX dirent_past_ino ON dirent_past (ino);
 
     CREATE TABLE volume (
         id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -149,8 +151,19 @@ DDL = (
     CREATE TABLE incoming (
         id INTEGER PRIMARY KEY CHECK (id = 1), progress BLOB NOT NULL
     ) STRICT;
+
+    CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     """
 )
+
+ADDED = """
+    CREATE INDEX IF NOT EXISTS dirent_ino ON dirent (ino);
+    CREATE INDEX IF NOT EXISTS dirent_past_ino ON dirent_past (ino);
+    CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL)
+        STRICT, WITHOUT ROWID
+"""
+"""What volumes of this format did not have from the beginning; who does not know it is not
+disturbed by it, so the format is the same."""
 
 
 def connect(path: Path, *, query_only: bool) -> sqlite3.Connection:
@@ -196,6 +209,23 @@ def connect(path: Path, *, query_only: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def complete(connection: sqlite3.Connection) -> None:
+    """Add what an older volume of this format lacks, once.
+
+    Within the transaction that the caller has begun; an index costs a pass over its table.
+    """
+    for statement in ADDED.split(";"):
+        connection.execute(statement)
+
+
+def is_complete(connection: sqlite3.Connection) -> bool:
+    found = connection.execute(
+        "SELECT count(*) FROM sqlite_schema WHERE name IN"
+        " ('dirent_ino', 'dirent_past_ino', 'setting')"
+    ).fetchone()
+    return bool(found[0] == 3)
 
 
 def _is_full(directory: Path) -> bool:
