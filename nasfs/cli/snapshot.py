@@ -116,3 +116,40 @@ def destroy(
     if dry_run:
         for view in views:
             typer.echo(f"destroy {view.name}")
+
+
+_MARKS = {"added": "+", "removed": "-", "changed": "M"}
+
+
+@app.command()
+def diff(
+    snapshot: Snapshot,
+    other: Annotated[
+        str,
+        typer.Argument(metavar="[@OTHER|live]", help="Another snapshot of it, or what is now."),
+    ] = "live",
+    as_json: Json = False,
+) -> None:
+    """What is added, removed, renamed or changed since the snapshot; sorted by path."""
+    import msgspec
+
+    from nasfs.node.messages import DiffEntryView
+    from nasfs.node.paths import from_text_or_raw, show_path
+
+    parse_snapshot(snapshot)
+    found = client().lines("/v1/snapshots/diff", DiffEntryView, old=snapshot, new=other)
+    if as_json:
+        before = "["
+        for entry in found:
+            typer.echo(f"{before}\n  {msgspec.json.encode(entry).decode()}", nl=False)
+            before = ","
+        typer.echo("[]" if before == "[" else "\n]")
+        return
+    for entry in found:
+        path = show_path(from_text_or_raw(entry.path, entry.path_raw))
+        if entry.old_path is not None:
+            old = show_path(from_text_or_raw(entry.old_path, entry.old_path_raw))
+            typer.echo(f"R {old} -> {path}")
+        else:
+            what = f"\t{', '.join(entry.what)}" if entry.what else ""
+            typer.echo(f"{_MARKS[entry.change]} {path}{what}")

@@ -19,8 +19,10 @@ from starlette.routing import Route as HttpRoute
 from nasfs.errors import ConfigError, NasError
 from replication.errors import ReplicationError
 
-from . import failover, groups, inventory, pairing, replications, snapshots, status
+from . import failover, groups, inventory, pairing, replications, snapshots, status, versions
+from .lines import LinesResponse
 from .messages import (
+    DiffCounts,
     ErrorView,
     FailoverRequest,
     GroupCreate,
@@ -146,6 +148,13 @@ async def _destroy_snapshots(services: Services, body: SnapshotDestroy, params: 
     )
 
 
+async def _diff(services: Services, body: Nothing, params: Params) -> object:
+    diff = await services.run(versions.open_diff, params.get("old", ""), params.get("new", ""))
+    return LinesResponse(
+        diff, lambda: map(versions.diff_view, diff.entries()), lambda: DiffCounts(**diff.counts)
+    )
+
+
 async def _make_group(services: Services, body: GroupCreate, params: Params) -> object:
     return await services.run(groups.make_group, body.name, body.volumes)
 
@@ -204,6 +213,7 @@ ROUTES = (
     Route("POST", "/v1/snapshots/hold", SnapshotHold, _hold),
     Route("POST", "/v1/snapshots/release", SnapshotRelease, _release),
     Route("POST", "/v1/snapshots/destroy", SnapshotDestroy, _destroy_snapshots),
+    Route("GET", "/v1/snapshots/diff", Nothing, _diff),
     Route("GET", "/v1/groups", Nothing, _plain(groups.group_views)),
     Route("POST", "/v1/groups", GroupCreate, _make_group),
     Route("GET", "/v1/groups/{group}", Nothing, _show_group),
@@ -243,7 +253,8 @@ def _endpoint(services: Services, route: Route) -> Callable[[HttpRequest], Await
         try:
             body = await _read_body(http, route.body)
             params = {**http.query_params, **http.path_params}
-            return _json(200, await route.handler(services, body, params))
+            answer = await route.handler(services, body, params)
+            return answer if isinstance(answer, Response) else _json(200, answer)
         except NasError as exc:
             return _error(exc)
         except Exception as exc:

@@ -147,6 +147,30 @@ class SnapshotView(msgspec.Struct, frozen=True):
     holds: tuple[HoldView, ...] = ()
 
 
+class DiffEntryView(msgspec.Struct, frozen=True):
+    """One path that differs; paths begin at the volume's root, without a slash."""
+
+    change: str
+    """``added``, ``removed``, ``renamed`` or ``changed``."""
+    type: str
+    """``file``, ``directory``, ``symlink``, ``fifo``, ``socket`` or a kind of ``device``."""
+    path: str
+    path_raw: str | None
+    """The exact bytes in base 64, where the path is not UTF-8 (`path` shows it, escaped)."""
+    old_path: str | None
+    old_path_raw: str | None
+    what: tuple[str, ...]
+    """Of ``changed``: data, mode, owner, device, target, xattrs, times."""
+    inode: int
+
+
+class DiffCounts(msgspec.Struct, frozen=True):
+    added: int = 0
+    removed: int = 0
+    renamed: int = 0
+    changed: int = 0
+
+
 # groups
 
 
