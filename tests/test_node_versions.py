@@ -115,6 +115,46 @@ def ask(node: NodeWorld, path: str) -> list[bytes]:
     return body.splitlines()
 
 
+@pytest.mark.parametrize("mounted", [True, False])
+def test_a_volume_goes_back_and_keeps_what_it_was(node: NodeWorld, mounted: bool) -> None:
+    name = f"tank/r{mounted:d}"
+    root = node.volume(name)
+    (root / "f").write_text("old")
+    node.run("snapshot", "create", f"{name}@a")
+    (root / "f").write_text("new")
+    (root / "g").touch()
+    if not mounted:
+        node.run("volume", "unmount", name)
+    plan = node.run("snapshot", "rollback", f"{name}@a", "--dry-run").splitlines()
+    assert plan[0].startswith(f"keep what is there now as {name}@before-rollback-2")
+    assert plan[1] == (f"go back to {name}@a, undoing 1 added, 0 removed, 0 renamed and 1 changed")
+    assert len(node.json("snapshot", "list", name)) == 1
+    kept = node.json("snapshot", "rollback", f"{name}@a")["kept_as"]
+    assert node.run("snapshot", "rollback", f"{name}@a").startswith("what was there before is kept")
+    if not mounted:
+        node.run("volume", "mount", name)
+    assert tree(root).keys() == {"f"}
+    assert (root / "f").read_text() == "old"
+    before = root / ".snapshots" / kept.partition("@")[2]
+    assert ((before / "f").read_text(), (before / "g").exists()) == ("new", True)
+    node.run("volume", "unmount", name)
+    node.run("volume", "check", name)
+    kinds = [event["kind"] for event in node.json("events")]
+    assert kinds.count("volume rolled back") >= 2
+
+
+def test_a_volume_of_a_group_does_not_go_back_alone(node: NodeWorld) -> None:
+    node.volume("tank/rg", mount=False)
+    node.run("group", "create", "rgroup", "tank/rg")
+    node.run("snapshot", "create", "rgroup@a")
+    error = node.fails(3, "snapshot", "rollback", "tank/rg@a")
+    assert "goes back as a whole" in error
+    assert "hint: " in error
+    node.fails(2, "snapshot", "rollback", "rgroup@a")
+    assert len(node.json("snapshot", "list", "tank/rg")) == 1
+    node.fails(1, "snapshot", "rollback", "tank/none@a")
+
+
 def tree(root: Path) -> dict[str, Any]:
     """What a person sees below a directory."""
     found: dict[str, Any] = {}

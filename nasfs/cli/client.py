@@ -43,8 +43,15 @@ class Client:
     def get(self, path: str, answer: type[T], **query: str) -> T:
         return self._ask("GET", path, answer, None, query)
 
-    def post(self, path: str, answer: type[T], body: Request | None = None) -> T:
-        return self._ask("POST", path, answer, body, {})
+    def post(
+        self,
+        path: str,
+        answer: type[T],
+        body: Request | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> T:
+        return self._ask("POST", path, answer, body, {}, timeout_s)
 
     def patch(self, path: str, answer: type[T], body: Request) -> T:
         return self._ask("PATCH", path, answer, body, {})
@@ -78,7 +85,13 @@ class Client:
         raise Unreachable("the daemon went away before it had told all", hint="look at its log")
 
     def _ask(
-        self, method: str, path: str, answer: type[T], body: Request | None, query: dict[str, str]
+        self,
+        method: str,
+        path: str,
+        answer: type[T],
+        body: Request | None,
+        query: dict[str, str],
+        timeout_s: float = TIMEOUT_S,
     ) -> T:
         """The typed answer.
 
@@ -91,7 +104,7 @@ class Client:
             with short_path(self._places.api_socket) as socket_path:
                 self._knock(socket_path)
                 transport = httpx.HTTPTransport(uds=socket_path)
-                with httpx.Client(transport=transport, timeout=TIMEOUT_S) as http:
+                with httpx.Client(transport=transport, timeout=timeout_s) as http:
                     response = http.request(
                         method,
                         f"http://node{path}",

@@ -153,3 +153,25 @@ def diff(
         else:
             what = f"\t{', '.join(entry.what)}" if entry.what else ""
             typer.echo(f"{_MARKS[entry.change]} {path}{what}")
+
+
+@app.command()
+def rollback(snapshot: Snapshot, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """A volume in no group becomes what it was; what it is now is kept as another snapshot."""
+    from nasfs.node.messages import RollbackView, SnapshotRollback
+    from nasfs.node.words import LONG_S
+
+    parse_snapshot(snapshot)
+    body = SnapshotRollback(snapshot, dry_run)
+    view = client().post("/v1/snapshots/rollback", RollbackView, body, timeout_s=LONG_S)
+    if as_json:
+        print_json(view)
+    elif view.undone is not None:
+        counts = view.undone
+        typer.echo(f"keep what is there now as {view.kept_as}")
+        typer.echo(
+            f"go back to {view.snapshot}, undoing {counts.added} added, {counts.removed} removed,"
+            f" {counts.renamed} renamed and {counts.changed} changed"
+        )
+    else:
+        typer.echo(f"what was there before is kept as {view.kept_as}")

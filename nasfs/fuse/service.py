@@ -13,6 +13,7 @@ import trio
 from nasfs.fuse import control
 from nasfs.fuse.commit import Committer
 from nasfs.fuse.snapdir import SNAPSHOTS_INO, Trees, to_bytes
+from nasfs.fuse.versions import Versions
 from nasfs.volume import Snapshot, SnapshotHeld, Volume
 
 
@@ -27,6 +28,7 @@ class Service:
         self._trees = trees
         self._committer = committer
         self._resizing = trio.Lock()
+        self._versions = Versions(volume, committer)
 
     def handlers(self) -> control.Handlers:
         return {
@@ -40,6 +42,7 @@ class Service:
             control.Release: self._release,
             control.Resize: self._resize,
             control.Stop: self._stop,
+            **self._versions.handlers(),
         }
 
     async def _ping(self, request: control.Ping) -> dict[str, object]:

@@ -38,6 +38,7 @@ from .messages import (
     SnapshotName,
     SnapshotRelease,
     SnapshotRename,
+    SnapshotRollback,
     VolumeCreate,
     VolumeDestroy,
     VolumeRename,
@@ -155,6 +156,12 @@ async def _diff(services: Services, body: Nothing, params: Params) -> object:
     )
 
 
+async def _roll_back(services: Services, body: SnapshotRollback, params: Params) -> object:
+    return await services.run(
+        lambda node: versions.roll_back(node, body.snapshot, dry_run=body.dry_run)
+    )
+
+
 async def _make_group(services: Services, body: GroupCreate, params: Params) -> object:
     return await services.run(groups.make_group, body.name, body.volumes)
 
@@ -214,6 +221,7 @@ ROUTES = (
     Route("POST", "/v1/snapshots/release", SnapshotRelease, _release),
     Route("POST", "/v1/snapshots/destroy", SnapshotDestroy, _destroy_snapshots),
     Route("GET", "/v1/snapshots/diff", Nothing, _diff),
+    Route("POST", "/v1/snapshots/rollback", SnapshotRollback, _roll_back),
     Route("GET", "/v1/groups", Nothing, _plain(groups.group_views)),
     Route("POST", "/v1/groups", GroupCreate, _make_group),
     Route("GET", "/v1/groups/{group}", Nothing, _show_group),

@@ -147,6 +147,12 @@ class SnapshotView(msgspec.Struct, frozen=True):
     holds: tuple[HoldView, ...] = ()
 
 
+class SnapshotRollback(Request, frozen=True):
+    snapshot: str
+    """POOL/VOLUME@NAME"""
+    dry_run: bool = False
+
+
 class DiffEntryView(msgspec.Struct, frozen=True):
     """One path that differs; paths begin at the volume's root, without a slash."""
 
@@ -169,6 +175,15 @@ class DiffCounts(msgspec.Struct, frozen=True):
     removed: int = 0
     renamed: int = 0
     changed: int = 0
+
+
+class RollbackView(msgspec.Struct, frozen=True):
+    snapshot: str
+    """POOL/VOLUME@NAME that the volume goes back to."""
+    kept_as: str
+    """POOL/VOLUME@NAME that keeps what the volume was before."""
+    undone: DiffCounts | None
+    """In a dry run: what has happened since the snapshot."""
 
 
 # groups

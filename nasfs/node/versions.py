@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from nasfs.errors import ConfigError
+from datetime import UTC, datetime
+
+from nasfs.errors import ConfigError, Refused
 from nasfs.fuse.control import ControlClient
-from nasfs.volume import Diff, DiffEntry, diff_volume
+from nasfs.volume import Diff, DiffEntry, Volume, diff_volume
 
 from .context import Node
-from .engine import find_server
+from .engine import change, find_server, info
 from .inventory import check_writable
-from .messages import DiffEntryView
+from .messages import DiffCounts, DiffEntryView, RollbackView
 from .paths import text_and_raw
 from .records import VolumeRow
-from .words import VolumeName, parse_snapshot
+from .words import LONG_S, VolumeName, parse_snapshot
 
 COMMIT_S = 300.0
 """So long a commit before a comparison may take (seconds)."""
@@ -31,7 +33,7 @@ def open_diff(node: Node, old: str, new: str) -> Diff:
         NoSuchSnapshot, ConfigError
         Refused: the live view of a volume that receives is not to be looked at.
     """
-    volume, name = _parse(old)
+    volume, name = parse_version(old)
     row = node.state.volume(volume)
     other = None if new in ("", LIVE) else _other(volume, new)
     if other is None:
@@ -40,7 +42,8 @@ def open_diff(node: Node, old: str, new: str) -> Diff:
     return diff_volume(node.volume_path(row), name, other)
 
 
-def _parse(text: str) -> tuple[VolumeName, str]:
+def parse_version(text: str) -> tuple[VolumeName, str]:
+    """POOL/VOLUME@NAME.  Raises ConfigError, for a group's, too."""
     target = parse_snapshot(text)
     if target.volume is None:
         raise ConfigError(f"{text!r}: name one volume's snapshot, POOL/VOLUME@SNAPSHOT")
@@ -48,7 +51,7 @@ def _parse(text: str) -> tuple[VolumeName, str]:
 
 
 def _other(volume: VolumeName, text: str) -> str:
-    found, name = _parse(f"{volume}{text}" if text.startswith("@") else text)
+    found, name = parse_version(f"{volume}{text}" if text.startswith("@") else text)
     if found != volume:
         raise ConfigError(
             f"{text!r} is not a snapshot of {volume}", hint="only one volume's can be compared"
@@ -75,3 +78,47 @@ def diff_view(entry: DiffEntry) -> DiffEntryView:
         what=entry.what,
         inode=entry.ino,
     )
+
+
+def roll_back(node: Node, text: str, *, dry_run: bool) -> RollbackView:
+    """The volume becomes what it was at a snapshot; what it is now is sealed before, as another.
+
+    Both are one instant of a mounted volume, whose caches in the kernel are right on return.
+
+    Raises:
+        NoSuchSnapshot, ConfigError
+        Refused: the volume is in a group: those go back together.
+    """
+    volume, name = parse_version(text)
+    row = node.state.volume(volume)
+    group = node.state.find_group(row.group) if row.group else None
+    if group is not None:
+        raise Refused(
+            f"volume {volume} is in group {group.name}, and a group goes back as a whole",
+            hint=f"restore files of it instead: nasfs snapshot restore {text} PATH; or take the"
+            f" volume out: nasfs group remove {group.name} {volume}",
+        )
+    kept = fresh_name(node, row, "before-rollback")
+    if dry_run:
+        with open_diff(node, text, LIVE) as diff:
+            return RollbackView(text, f"{volume}@{kept}", DiffCounts(**diff.counts))
+
+    def direct(opened: Volume) -> None:
+        target = opened.snapshot(name)
+        opened.seal(kept)
+        opened.rollback(target.epoch)
+
+    args = {"name": name, "keep_as": kept}
+    change(node, row, "rollback", args, direct, timeout_s=LONG_S)
+    node.note("volume rolled back", text, f"what it was before is kept as {kept}")
+    return RollbackView(text, f"{volume}@{kept}", None)
+
+
+def fresh_name(node: Node, row: VolumeRow, what: str) -> str:
+    """A name for a snapshot of now that the volume has not: ``WHAT-2026.11.23-07.15.00`` (UTC)."""
+    taken = {snapshot.name for snapshot in info(node, row).snapshots}
+    name = base = f"{what}-{datetime.now(UTC):%Y.%m.%d-%H.%M.%S}"
+    number = 2
+    while name in taken:
+        name, number = f"{base}-{number}", number + 1
+    return name

@@ -34,6 +34,7 @@ from nasfs.volume.pool import (
     volume_path,
 )
 from nasfs.volume.repair import Repair, RepairOutcome, repair_volume
+from nasfs.volume.restore import Restore
 from nasfs.volume.types import (
     BLOCK,
     FIRST_INO,
@@ -86,6 +87,7 @@ __all__ = [
     "Pool",
     "Repair",
     "RepairOutcome",
+    "Restore",
     "RowPosition",
     "Run",
     "Snapshot",

@@ -180,6 +180,19 @@ class Delta:
         return self._layers.read(extent.ino, extent.layer, length, extent.start)
 
 
+def touched(table: VersionedTable, low: int, high: int) -> Iterator[list[RowValues]]:
+    """Rows that one of the two views has and the other has not, by the page."""
+    width = len(table.spec.key)
+    cursor: tuple[int, Key] | None = None
+    while page := table.born_between(low, high, cursor, PAGE):
+        yield page
+        cursor = (page[-1][width], page[-1][:width])
+    cursor = None
+    while dead := table.gone_between(low, high, cursor, PAGE):
+        yield [row for _, row in dead]
+        cursor = (dead[-1][0], dead[-1][1][:width])
+
+
 def _same_map(old: Inode, new: Inode) -> bool:
     """Certainly the same blocks (leaf rows could differ, if there are any)."""
     return (

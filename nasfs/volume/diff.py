@@ -22,11 +22,10 @@ from typing import Literal, Self
 
 import msgspec
 
-from nasfs.volume.delta import PAGE, Delta
+from nasfs.volume.delta import PAGE, Delta, touched
 from nasfs.volume.errors import CorruptionError, NoSuchSnapshot
 from nasfs.volume.pool import open_volume
 from nasfs.volume.schema import DIRENT
-from nasfs.volume.table import Key, RowValues, VersionedTable
 from nasfs.volume.types import ROOT_INO, Access, Epoch, Inode
 from nasfs.volume.view import AsOf
 from nasfs.volume.volume import Volume
@@ -163,7 +162,7 @@ class Diff:
             (volume._store.dirents, _DIRENT_INO),
             (volume._store.xattrs, 0),
         ):
-            for page in _touched(table, low, high):
+            for page in touched(table, low, high):
                 self._db.executemany(
                     "INSERT OR IGNORE INTO touched VALUES (?)", [(row[column],) for row in page]
                 )
@@ -236,19 +235,6 @@ class Diff:
             "INSERT INTO entry VALUES (?, ?, ?, ?)",
             (key, KINDS.index(kind), next(self._numbers), msgspec.msgpack.encode(entry)),
         )
-
-
-def _touched(table: VersionedTable, low: int, high: int) -> Iterator[list[RowValues]]:
-    """Rows that one of the two views has and the other has not, by the page."""
-    width = len(table.spec.key)
-    cursor: tuple[int, Key] | None = None
-    while page := table.born_between(low, high, cursor, PAGE):
-        yield page
-        cursor = (page[-1][width], page[-1][:width])
-    cursor = None
-    while dead := table.gone_between(low, high, cursor, PAGE):
-        yield [row for _, row in dead]
-        cursor = (dead[-1][0], dead[-1][1][:width])
 
 
 def _is_other(was: Inode, now: Inode) -> bool:

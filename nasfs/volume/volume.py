@@ -19,7 +19,7 @@ from types import TracebackType
 
 import msgspec
 
-from nasfs.volume.delta import Delta
+from nasfs.volume.delta import Delta, touched
 from nasfs.volume.errors import (
     FsError,
     MediaError,
@@ -28,6 +28,7 @@ from nasfs.volume.errors import (
     SnapshotHeld,
 )
 from nasfs.volume.files import Files
+from nasfs.volume.history import FOREVER
 from nasfs.volume.layers import DataSync, Layers
 from nasfs.volume.lock import VolumeLock
 from nasfs.volume.media import Media
@@ -575,6 +576,20 @@ class Volume(Files):
             if ino not in self._open:
                 self._remove_orphan(self.getattr(ino))
         self.commit()
+
+    def inodes_changed_since(self, epoch: Epoch) -> Iterator[list[int]]:
+        """Live inodes with any row but names that is another than at a sealed epoch, by the page.
+
+        Also the removed ones, and perhaps more.  What changes while it is read may be missed.
+        """
+        for table in (self._store.inodes, self._store.xattrs):
+            for page in touched(table, epoch, FOREVER):
+                yield [row[0] for row in page]
+
+    def entries_changed_since(self, epoch: Epoch) -> Iterator[list[tuple[int, bytes]]]:
+        """The same of entries: (directory, name), be it added, removed or another inode's."""
+        for page in touched(self._store.dirents, epoch, FOREVER):
+            yield [(row[0], row[1]) for row in page]
 
     def skip_inode_numbers(self, count: int = 1 << 32) -> None:
         """What a lost active site allocated can never alias a new file; durable on return."""
