@@ -12,18 +12,19 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nasfs.errors import NasError
+from nasfs.errors import Failed, NasError, Refused
 from nasfs.volume import (
     BLOCK,
     ROOT_INO,
     Ino,
     MediaError,
+    Restore,
     Volume,
     check_volume,
     create_pool,
@@ -45,6 +46,8 @@ from .crash_model import (
     look,
     picture,
     pictures,
+    restored,
+    shape,
 )
 from .crash_sqlite import watched
 from .test_volume_model import RAM, layer_bytes
@@ -170,6 +173,7 @@ class History:
         happenings: list[tuple[int, Callable[[], None]]] = [
             (70, self._change), (8, self._round), (6, self._commit), (4, self._seal),
             (1 + len(self._snapshots), self._destroy), (1, self._roll_back), (14, self._reclaim),
+            (3 * restarts, self._restore),
             (restarts, self._reopen), (restarts, self._die),
         ]  # fmt: skip
         self._one_of(happenings)
@@ -247,6 +251,52 @@ class History:
             self._acknowledge(lambda: self._volume.rollback(epoch))
             assert not self._foreseen
             self._model = Model(target)
+
+    def _restore(self) -> None:
+        """A file or tree comes back to its place or elsewhere, while others change things."""
+        if not self._snapshots:
+            return
+        name = self._chance.choice(sorted(self._snapshots))
+        then = self._snapshots[name]
+        source = self._any([path for path in then if path])
+        target = self._any([*self._model.names][1:]) if self._chance.random() < 0.3 else source
+        if source is None or target is None or target[:-1] not in self._model.names:
+            return
+        if not self._model.node(target[:-1]).is_dir:
+            return
+        restore = Restore(self._volume, name, source, target, replace=True)
+        try:
+            self._in_steps(restore.plan())
+            self._in_steps(restore.stage())
+            replaces = restore.ready()
+        except (Failed, Refused):  # the changes meanwhile were of what is replaced
+            for _ in restore.abandon():
+                pass
+            self.done["restore_refused"] += 1
+            return
+        assert replaces == (target in self._model.names)
+        if replaces and self._chance.random() < 0.5:
+            self._volume.seal(self._new_snapshot())
+        restore.apply(lambda _: nullcontext())
+        found = picture(self._volume)
+        assert shape(found) == shape(restored(self._model, then, source, target))
+        known = self._model.nodes.keys() | {node.ino for node in then.values()}
+        for ino in {node.ino for node in found.values()} - known:
+            self.past.numbers.append((len(self.log), ino))
+        nodes = self._model.nodes
+        self._model = Model(found)
+        self._model.nodes = nodes | self._model.nodes
+        self.done[f"restore_{'over' if replaces else 'new'}"] += 1
+        if self._chance.random() < 0.7:
+            self._acknowledge(self._volume.commit)
+
+    def _in_steps(self, steps: Iterator[Callable[[], None]]) -> None:
+        for step in steps:
+            step()
+            if self._chance.random() < 0.1:
+                self._changes()
+            if self._chance.random() < 0.1:
+                self._acknowledge(self._volume.commit)
 
     def _reclaim(self) -> None:
         self._volume.reclaim_step(self._chance.choice([1, 3, 100]))

@@ -102,6 +102,31 @@ class Model:
             self.names[to + name[len(path) :]] = self.names.pop(name)
 
 
+def restored(live: Model, then: Picture, source: PathName, target: PathName) -> Picture:
+    """What the live tree becomes when *source* of a snapshot takes the place of *target*."""
+    apart = 1 << 50  # so that what comes back is nobody else, whatever numbers it gets
+    names = {path: ino for path, ino in live.names.items() if path[: len(target)] != target}
+    nodes = dict(live.nodes)
+    for path, node in then.items():
+        if path[: len(source)] == source:
+            ino = Ino(node.ino + apart)
+            names[target + path[len(source) :]] = ino
+            nodes[ino] = replace(node, ino=ino)
+    model = Model({})
+    model.names, model.nodes = names, nodes
+    return model.picture()
+
+
+def shape(tree: Picture) -> dict[PathName, tuple[Node, frozenset[PathName]]]:
+    """A tree without its numbers: each path with what it is, and what else is the same inode."""
+    same: dict[Ino, set[PathName]] = {}
+    for path, node in tree.items():
+        same.setdefault(node.ino, set()).add(path)
+    return {
+        path: (replace(node, ino=Ino(0)), frozenset(same[node.ino])) for path, node in tree.items()
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """What a volume holds at one moment: at a COMMIT, or when somebody looked."""

@@ -26,7 +26,7 @@ from nasfs.volume import (
 )
 from nasfs.volume.check import CHECKS
 from nasfs.volume.lock import VolumeLock
-from nasfs.volume.schema import APPLICATION_ID, FORMAT_VERSION, VERSIONED
+from nasfs.volume.schema import APPLICATION_ID, DDL, FORMAT_VERSION, VERSIONED
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "FORMAT.md").read_text()
 
@@ -81,6 +81,9 @@ VERSION_1 = """
     ALTER TABLE old_snapshot RENAME TO snapshot;
     CREATE UNIQUE INDEX snapshot_name ON snapshot (name) WHERE state = 0;
     DROP TABLE kept;
+    DROP TABLE setting;
+    DROP INDEX dirent_ino;
+    DROP INDEX dirent_past_ino;
     ALTER TABLE volume DROP COLUMN kept_known;
     PRAGMA user_version = 1;
 """
@@ -112,6 +115,11 @@ def test_version_1_is_brought_up_when_it_is_opened(
     with closing(sqlite3.connect(path / "meta.db")) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (FORMAT_VERSION,)
         assert db.execute("SELECT kept_known FROM volume").fetchone() == (int(not aged),)
+        fresh = sqlite3.connect(":memory:")
+        fresh.executescript(DDL)
+        schema = "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
+        assert db.execute(schema).fetchall() == fresh.execute(schema).fetchall()
+        fresh.close()
     assert check_volume(path) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -42,14 +43,55 @@ class Client:
     def get(self, path: str, answer: type[T], **query: str) -> T:
         return self._ask("GET", path, answer, None, query)
 
-    def post(self, path: str, answer: type[T], body: Request | None = None) -> T:
-        return self._ask("POST", path, answer, body, {})
+    def post(
+        self,
+        path: str,
+        answer: type[T],
+        body: Request | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> T:
+        return self._ask("POST", path, answer, body, {}, timeout_s)
 
     def patch(self, path: str, answer: type[T], body: Request) -> T:
         return self._ask("PATCH", path, answer, body, {})
 
+    def lines(self, path: str, item: type[T], **query: str) -> Iterator[T]:
+        """The objects of an answer of any length, as they come.
+
+        Raises:
+            Unreachable, ApiError: also in the middle.
+        """
+        try:
+            with short_path(self._places.api_socket) as socket_path:
+                self._knock(socket_path)
+                transport = httpx.HTTPTransport(uds=socket_path)
+                with (
+                    httpx.Client(transport=transport, timeout=TIMEOUT_S) as http,
+                    http.stream("GET", f"http://node{path}", params=query) as response,
+                ):
+                    if not response.is_success:
+                        raise ApiError(msgspec.json.decode(response.read(), type=ErrorView))
+                    for line in _split_lines(response.iter_bytes()):
+                        if line.startswith(b'{"end":'):
+                            return
+                        yield msgspec.json.decode(line, type=item)
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as exc:
+            raise self._no_daemon() from exc
+        except (httpx.HTTPError, OSError) as exc:
+            raise Unreachable(f"the daemon went away: {exc}", hint="look at its log") from exc
+        except msgspec.MsgspecError as exc:
+            raise Failed(f"the daemon answered what we do not understand: {exc}") from exc
+        raise Unreachable("the daemon went away before it had told all", hint="look at its log")
+
     def _ask(
-        self, method: str, path: str, answer: type[T], body: Request | None, query: dict[str, str]
+        self,
+        method: str,
+        path: str,
+        answer: type[T],
+        body: Request | None,
+        query: dict[str, str],
+        timeout_s: float = TIMEOUT_S,
     ) -> T:
         """The typed answer.
 
@@ -62,7 +104,7 @@ class Client:
             with short_path(self._places.api_socket) as socket_path:
                 self._knock(socket_path)
                 transport = httpx.HTTPTransport(uds=socket_path)
-                with httpx.Client(transport=transport, timeout=TIMEOUT_S) as http:
+                with httpx.Client(transport=transport, timeout=timeout_s) as http:
                     response = http.request(
                         method,
                         f"http://node{path}",
@@ -97,6 +139,14 @@ class Client:
         return Unreachable(
             "the daemon of this node does not run", hint=f"start it: nasfs {root}node run"
         )
+
+
+def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole lines, without their ends.  (An httpx response splits at other characters, too.)"""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
 
 
 def volume_url(pool: str, volume: str) -> str:

@@ -128,3 +128,62 @@ def destroy(
     if dry_run:
         for view in views:
             typer.echo(f"destroy {view.name}")
+
+
+_MARKS = {"added": "+", "removed": "-", "changed": "M"}
+
+
+@app.command()
+def diff(
+    snapshot: Snapshot,
+    other: Annotated[
+        str,
+        typer.Argument(metavar="[@OTHER|live]", help="Another snapshot of it, or what is now."),
+    ] = "live",
+    as_json: Json = False,
+) -> None:
+    """What is added, removed, renamed or changed since the snapshot; sorted by path."""
+    import msgspec
+
+    from nasfs.node.messages import DiffEntryView
+    from nasfs.node.paths import from_text_or_raw, show_path
+
+    parse_snapshot(snapshot)
+    found = client().lines("/v1/snapshots/diff", DiffEntryView, old=snapshot, new=other)
+    if as_json:
+        before = "["
+        for entry in found:
+            typer.echo(f"{before}\n  {msgspec.json.encode(entry).decode()}", nl=False)
+            before = ","
+        typer.echo("[]" if before == "[" else "\n]")
+        return
+    for entry in found:
+        path = show_path(from_text_or_raw(entry.path, entry.path_raw))
+        if entry.old_path is not None:
+            old = show_path(from_text_or_raw(entry.old_path, entry.old_path_raw))
+            typer.echo(f"R {old} -> {path}")
+        else:
+            what = f"\t{', '.join(entry.what)}" if entry.what else ""
+            typer.echo(f"{_MARKS[entry.change]} {path}{what}")
+
+
+@app.command()
+def rollback(snapshot: Snapshot, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """A volume in no group becomes what it was; what it is now is kept as another snapshot."""
+    from nasfs.node.messages import RollbackView, SnapshotRollback
+    from nasfs.node.words import LONG_S
+
+    parse_snapshot(snapshot)
+    body = SnapshotRollback(snapshot, dry_run)
+    view = client().post("/v1/snapshots/rollback", RollbackView, body, timeout_s=LONG_S)
+    if as_json:
+        print_json(view)
+    elif view.undone is not None:
+        counts = view.undone
+        typer.echo(f"keep what is there now as {view.kept_as}")
+        typer.echo(
+            f"go back to {view.snapshot}, undoing {counts.added} added, {counts.removed} removed,"
+            f" {counts.renamed} renamed and {counts.changed} changed"
+        )
+    else:
+        typer.echo(f"what was there before is kept as {view.kept_as}")

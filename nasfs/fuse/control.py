@@ -110,6 +110,13 @@ class Release(Request, tag="release", frozen=True):
     owner: str
 
 
+class RollBack(Request, tag="rollback", frozen=True):
+    """The live view becomes that snapshot; the answer is the one that keeps what it was."""
+
+    name: str
+    keep_as: str
+
+
 class Resize(Request, tag="resize", frozen=True):
     """Another size, in bytes; durable when it is answered."""
 
@@ -134,6 +141,7 @@ AnyRequest = (
     | DestroySnapshots
     | Hold
     | Release
+    | RollBack
     | Resize
     | Stop
 )

@@ -15,6 +15,7 @@ from nasfs.errors import ConfigError, Refused
 from nasfs.fuse import control
 from nasfs.fuse.commit import Committer, Hold
 from nasfs.fuse.snapdir import SNAPSHOTS_INO, Trees, to_bytes
+from nasfs.fuse.versions import Versions
 from nasfs.volume import Snapshot, Volume
 
 LIMIT_S = 30.0
@@ -33,6 +34,7 @@ class Service:
         self._committer = committer
         self._resizing = trio.Lock()
         self._held: dict[str, Hold] = {}
+        self._versions = Versions(volume, committer)
 
     def handlers(self) -> control.Handlers:
         return {
@@ -51,6 +53,7 @@ class Service:
             control.Release: self._release,
             control.Resize: self._resize,
             control.Stop: self._stop,
+            **self._versions.handlers(),
         }
 
     async def _ping(self, request: control.Ping) -> dict[str, object]:

@@ -19,8 +19,20 @@ from starlette.routing import Route as HttpRoute
 from nasfs.errors import ConfigError, NasError
 from replication.errors import ReplicationError
 
-from . import failover, groups, inventory, pairing, replications, schedules, snapshots, status
+from . import (
+    failover,
+    groups,
+    inventory,
+    pairing,
+    replications,
+    schedules,
+    snapshots,
+    status,
+    versions,
+)
+from .lines import LinesResponse
 from .messages import (
+    DiffCounts,
     ErrorView,
     FailoverRequest,
     GroupCreate,
@@ -41,6 +53,7 @@ from .messages import (
     SnapshotName,
     SnapshotRelease,
     SnapshotRename,
+    SnapshotRollback,
     VolumeCreate,
     VolumeDestroy,
     VolumeRename,
@@ -151,6 +164,19 @@ async def _destroy_snapshots(services: Services, body: SnapshotDestroy, params: 
     )
 
 
+async def _diff(services: Services, body: Nothing, params: Params) -> object:
+    diff = await services.run(versions.open_diff, params.get("old", ""), params.get("new", ""))
+    return LinesResponse(
+        diff, lambda: map(versions.diff_view, diff.entries()), lambda: DiffCounts(**diff.counts)
+    )
+
+
+async def _roll_back(services: Services, body: SnapshotRollback, params: Params) -> object:
+    return await services.run(
+        lambda node: versions.roll_back(node, body.snapshot, dry_run=body.dry_run)
+    )
+
+
 async def _make_group(services: Services, body: GroupCreate, params: Params) -> object:
     return await services.run(groups.make_group, body.name, body.volumes)
 
@@ -219,6 +245,8 @@ ROUTES = (
     Route("POST", "/v1/schedules/run", ScheduleName, schedules.run_now),
     Route("POST", "/v1/schedules/prune", SchedulePrune, schedules.prune),
     Route("POST", "/v1/schedules/explain", ScheduleExplain, schedules.explain),
+    Route("GET", "/v1/snapshots/diff", Nothing, _diff),
+    Route("POST", "/v1/snapshots/rollback", SnapshotRollback, _roll_back),
     Route("GET", "/v1/groups", Nothing, _plain(groups.group_views)),
     Route("POST", "/v1/groups", GroupCreate, _make_group),
     Route("GET", "/v1/groups/{group}", Nothing, _show_group),
@@ -258,7 +286,8 @@ def _endpoint(services: Services, route: Route) -> Callable[[HttpRequest], Await
         try:
             body = await _read_body(http, route.body)
             params = {**http.query_params, **http.path_params}
-            return _json(200, await route.handler(services, body, params))
+            answer = await route.handler(services, body, params)
+            return answer if isinstance(answer, Response) else _json(200, answer)
         except NasError as exc:
             return _error(exc)
         except Exception as exc:

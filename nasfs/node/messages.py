@@ -153,6 +153,45 @@ class SnapshotView(msgspec.Struct, frozen=True):
     holds: tuple[HoldView, ...] = ()
 
 
+class SnapshotRollback(Request, frozen=True):
+    snapshot: str
+    """POOL/VOLUME@NAME"""
+    dry_run: bool = False
+
+
+class DiffEntryView(msgspec.Struct, frozen=True):
+    """One path that differs; paths begin at the volume's root, without a slash."""
+
+    change: str
+    """``added``, ``removed``, ``renamed`` or ``changed``."""
+    type: str
+    """``file``, ``directory``, ``symlink``, ``fifo``, ``socket`` or a kind of ``device``."""
+    path: str
+    path_raw: str | None
+    """The exact bytes in base 64, where the path is not UTF-8 (`path` shows it, escaped)."""
+    old_path: str | None
+    old_path_raw: str | None
+    what: tuple[str, ...]
+    """Of ``changed``: data, mode, owner, device, target, xattrs, times."""
+    inode: int
+
+
+class DiffCounts(msgspec.Struct, frozen=True):
+    added: int = 0
+    removed: int = 0
+    renamed: int = 0
+    changed: int = 0
+
+
+class RollbackView(msgspec.Struct, frozen=True):
+    snapshot: str
+    """POOL/VOLUME@NAME that the volume goes back to."""
+    kept_as: str
+    """POOL/VOLUME@NAME that keeps what the volume was before."""
+    undone: DiffCounts | None
+    """In a dry run: what has happened since the snapshot."""
+
+
 # groups
 
 

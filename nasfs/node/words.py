@@ -13,6 +13,8 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGTPE]?)(?:i?B)?", re.IGNORECASE
 _POWERS = {letter: 1024**power for power, letter in enumerate(["", *"KMGTPE"])}
 NAME_BYTES = 200
 SIZE_MAX = 1 << 62
+LONG_S = 6 * 3600.0
+"""How long the asker of something waits that may move much data (seconds)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from nasfs.volume.apply import Applier
 from nasfs.volume.check import Finding, check_volume
 from nasfs.volume.delta import ChangedExtent, Delta, ExtentPosition, RowPosition
+from nasfs.volume.diff import Diff, DiffEntry, diff_volume
 from nasfs.volume.errors import (
     CorruptionError,
     FormatError,
@@ -33,6 +34,7 @@ from nasfs.volume.pool import (
     volume_path,
 )
 from nasfs.volume.repair import Repair, RepairOutcome, repair_volume
+from nasfs.volume.restore import Restore
 from nasfs.volume.types import (
     BLOCK,
     FIRST_INO,
@@ -67,6 +69,8 @@ __all__ = [
     "CorruptionError",
     "DataSync",
     "Delta",
+    "Diff",
+    "DiffEntry",
     "Dirent",
     "Epoch",
     "ExtentPosition",
@@ -83,6 +87,7 @@ __all__ = [
     "Pool",
     "Repair",
     "RepairOutcome",
+    "Restore",
     "RowPosition",
     "Run",
     "Snapshot",
@@ -101,6 +106,7 @@ __all__ = [
     "create_pool",
     "create_volume",
     "destroy_volume",
+    "diff_volume",
     "list_volumes",
     "open_pool",
     "open_volume",

@@ -82,6 +82,17 @@ class Delta:
             ("xattr", store.xattrs),
         )
 
+    @property
+    def views(self) -> tuple[AsOf, AsOf]:
+        """Both views; the delta must have a base."""
+        assert self._old is not None
+        return self._old, self._new
+
+    def data_differs(self, ino: int) -> bool:
+        """Whether any block of a file that both views have, as long in both, was written."""
+        inode = self._new._inode(ino)
+        return inode is not None and next(self._extents_of(inode, 0), None) is not None
+
     def rows(self, after: RowPosition | None = None) -> Iterator[Change]:
         """All changed rows behind a position: first what is, then what is gone."""
         count = len(self._tables)
@@ -167,6 +178,19 @@ class Delta:
         """The bytes of an extent that is no hole."""
         length = extent.stop - extent.start
         return self._layers.read(extent.ino, extent.layer, length, extent.start)
+
+
+def touched(table: VersionedTable, low: int, high: int) -> Iterator[list[RowValues]]:
+    """Rows that one of the two views has and the other has not, by the page."""
+    width = len(table.spec.key)
+    cursor: tuple[int, Key] | None = None
+    while page := table.born_between(low, high, cursor, PAGE):
+        yield page
+        cursor = (page[-1][width], page[-1][:width])
+    cursor = None
+    while dead := table.gone_between(low, high, cursor, PAGE):
+        yield [row for _, row in dead]
+        cursor = (dead[-1][0], dead[-1][1][:width])
 
 
 def _same_map(old: Inode, new: Inode) -> bool:

@@ -98,11 +98,11 @@ class Layers:
         key = (ino, epoch)
         count = self.media.read_into(self._reader(key), buffer, offset, wait=self.waits)
         if count is None:
-            raise WouldWait(partial(self._fetch, key, len(buffer), offset))
+            raise WouldWait(partial(self.fetch, key, len(buffer), offset))
         if count < len(buffer):
             buffer[count:] = bytes(len(buffer) - count)
 
-    def _fetch(self, key: LayerKey, length: int, offset: int) -> None:
+    def fetch(self, key: LayerKey, length: int, offset: int) -> None:
         """Bring a part of a layer into the host's memory.  May be called in a thread."""
         try:  # by a descriptor of its own: the loop may close its own meanwhile
             fd = self.media.open(self.path(*key), write=False)

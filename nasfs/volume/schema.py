@@ -104,6 +104,8 @@ DDL = (
     + """
     CREATE INDEX dirent_cookie ON dirent (parent, cookie);
     CREATE INDEX dirent_past_cookie ON dirent_past (parent, cookie);
+    CREATE INDEX dirent_ino ON dirent (ino);
+    CREATE INDEX dirent_past_ino ON dirent_past (ino);
 
     CREATE TABLE volume (
         id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -156,6 +158,8 @@ DDL = (
     CREATE TABLE incoming (
         id INTEGER PRIMARY KEY CHECK (id = 1), progress BLOB NOT NULL
     ) STRICT;
+
+    CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     """
 )
 
@@ -241,6 +245,9 @@ _UPGRADES = {
             SELECT blocks FROM inode_past
             WHERE born <= snapshot.epoch AND died > snapshot.epoch));
     UPDATE volume SET kept_known = NOT EXISTS (SELECT * FROM snapshot);
+    CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE INDEX dirent_ino ON dirent (ino);
+    CREATE INDEX dirent_past_ino ON dirent_past (ino);
     PRAGMA user_version = 2;
     """,
 }

@@ -163,9 +163,32 @@ class Store:
             )
         ]
         self.epochs.newest = self.all_snapshots[-1].epoch if self.all_snapshots else 0
+        self.sealed = {s.epoch: s for s in self.all_snapshots if s.state is SnapshotState.SEALED}
+        self.sealed_names = {s.name: s for s in self.sealed.values()}
         rollbacks = self.db.execute("SELECT epoch, target FROM rollback").fetchall()
-        sealed = [s.epoch for s in self.all_snapshots if s.state is not SnapshotState.DESTROYING]
-        self._newest_ancestor = newest_ancestor(sealed, rollbacks)
+        staying = [s.epoch for s in self.all_snapshots if s.state is not SnapshotState.DESTROYING]
+        self._newest_ancestor = newest_ancestor(staying, rollbacks)
+
+    def came_back(self, epoch: Epoch) -> None:
+        """A part of the live view is about to become what it was at a sealed epoch.
+
+        Blocks that only that snapshot and those before it saw are live again, so later ones
+        can't be taken for granted any more (`held_by_ancestor`).
+        """
+        rollbacks = self.db.execute("SELECT epoch, target FROM rollback").fetchall()
+        common = common_ancestor(epoch, self.epochs.current, rollbacks)
+        if common < self.epochs.newest:
+            self.execute(
+                "INSERT OR REPLACE INTO rollback VALUES (?, ?)", (self.epochs.current, common)
+            )
+            with self.sql_errors():
+                self.kept.lose()
+            self.load_snapshots()
+
+    def setting(self, name: str) -> str:
+        """What was set, as of the last commit; empty if nothing was."""
+        row = self.db.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
+        return "" if row is None else str(row[0])
 
     def held_by_ancestor(self, layer: int) -> bool | None:
         """Whether a snapshot sees a block that the live view sees in *layer*.
@@ -404,3 +427,28 @@ def newest_ancestor(snapshots: Sequence[int], rollbacks: list[tuple[int, int]]) 
         limit = target
     found = [s for s in snapshots if limit is None or s <= limit]
     return found[-1] if found else 0
+
+
+def common_ancestor(epoch: int, current: int, rollbacks: list[tuple[int, int]]) -> int:
+    """The newest epoch from which both the view as of *epoch* and the live view descend.
+
+    Args:
+        current: the live view's epoch.
+        rollbacks: as for `newest_ancestor`.
+    """
+    aside = [*_left_aside(epoch, rollbacks), *_left_aside(current, rollbacks)]
+    common = epoch
+    while gaps := [target for target, end in aside if target < common < end]:
+        common = min(gaps)
+    return common
+
+
+def _left_aside(view: int, rollbacks: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The open intervals of epochs before *view* from which that view does not descend."""
+    found = []
+    limit = view
+    for epoch, target in sorted(rollbacks, reverse=True):
+        if epoch <= limit:
+            found.append((target, epoch))
+            limit = target
+    return found

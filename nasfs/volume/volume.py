@@ -10,13 +10,16 @@ from __future__ import annotations
 import errno
 import time
 import uuid as uuids
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
 
-from nasfs.volume.delta import Delta
+from nasfs.volume.delta import Delta, touched
 from nasfs.volume.errors import (
     FormatError,
     FsError,
@@ -27,6 +30,7 @@ from nasfs.volume.errors import (
     VolumeBusy,
 )
 from nasfs.volume.files import Files
+from nasfs.volume.history import FOREVER
 from nasfs.volume.kept import own_by_rows
 from nasfs.volume.layers import DataSync, Layers
 from nasfs.volume.lock import VolumeLock
@@ -46,9 +50,11 @@ from nasfs.volume.store import INO_RESERVE, Store
 from nasfs.volume.types import (
     BLOCK,
     NAME_MAX,
+    ROOT_INO,
     Access,
     Epoch,
     Hold,
+    Inode,
     Snapshot,
     SnapshotState,
     VolumeStats,
@@ -58,6 +64,9 @@ from nasfs.volume.view import AsOf
 from nasfs.errors import Refused  # isort: skip
 
 _replace = msgspec.structs.replace
+
+LIST_SNAPSHOTS = "list_snapshots"
+"""The name of a setting: "on" or "off"."""
 
 
 class Volume(Files):
@@ -260,6 +269,20 @@ class Volume(Files):
             self._reservation.settle(self._durable_bytes, exactly=exactly, wait=wait)
             self._reservation.keep_log_ahead()
 
+    # settings
+
+    @property
+    def lists_snapshots(self) -> bool:
+        """Whether `.snapshots` stands in the listing of a mount's root."""
+        return self._store.setting(LIST_SNAPSHOTS) == "on"
+
+    def list_snapshots_nowait(self, on: bool) -> None:
+        """Durable after the next commit."""
+        self._begin()
+        self._store.execute(
+            "INSERT OR REPLACE INTO setting VALUES (?, ?)", (LIST_SNAPSHOTS, "on" if on else "off")
+        )
+
     # durability
 
     @property
@@ -361,7 +384,7 @@ class Volume(Files):
         """The sealed ones, oldest first."""
         if not self._store.writable:
             self._store.load_snapshots()
-        return [s for s in self._store.all_snapshots if s.state is SnapshotState.SEALED]
+        return list(self._store.sealed.values())
 
     def own_blocks(self) -> dict[int, int]:
         """By epoch, how many blocks a snapshot alone sees: what destroying just it gives back."""
@@ -384,23 +407,66 @@ class Volume(Files):
 
     def snapshot(self, name: str) -> Snapshot:
         """By its name or GUID."""
-        for snapshot in self.snapshots():
-            if name in (snapshot.name, snapshot.guid):
+        if not self._store.writable:
+            self._store.load_snapshots()
+        found = self._store.sealed_names.get(name)
+        if found is not None:
+            return found
+        for snapshot in self._store.sealed.values():
+            if name == snapshot.guid:
                 return snapshot
         raise NoSuchSnapshot(
             f"volume {self.name} has no snapshot {name}", hint="list them: nasfs snapshot list"
         )
 
+    def find_snapshot(self, name: str) -> Snapshot | None:
+        """By its name alone, at once however many there are; for the owner."""
+        return self._store.sealed_names.get(name)
+
+    @property
+    def snapshot_count(self) -> int:
+        """For the owner."""
+        return len(self._store.sealed)
+
+    def snapshots_after(self, epoch: int, limit: int) -> list[Snapshot]:
+        """Those with a higher epoch, oldest first, *limit* at most; for the owner."""
+        found = self._store.all_snapshots
+        first = bisect_right(found, epoch, key=lambda snapshot: snapshot.epoch)
+        rest = (found[index] for index in range(first, len(found)))
+        return list(islice((s for s in rest if s.state is SnapshotState.SEALED), limit))
+
+    def root_of(self, epoch: Epoch) -> Inode:
+        """The root as of a sealed snapshot, without a view of its own."""
+        row = self._store.inodes.get_at((ROOT_INO,), epoch)
+        if row is None:
+            raise FsError(errno.ESTALE, f"no snapshot of epoch {epoch}")
+        return Inode(*row)
+
     def view(self, epoch: Epoch) -> AsOf:
         """The file system as of a sealed snapshot."""
         view = self._views.get(epoch)
         if view is None:
-            if epoch not in {s.epoch for s in self.snapshots()}:
+            if not self._store.writable:
+                self._store.load_snapshots()
+            if epoch not in self._store.sealed:
                 raise NoSuchSnapshot(f"volume {self.name} has no snapshot of epoch {epoch}")
             if len(self._views) >= 16:
                 del self._views[next(iter(self._views))]
             view = self._views[epoch] = AsOf(self._store, self._layers, epoch)
         return view
+
+    @contextmanager
+    def as_of_last_commit(self) -> Iterator[Epoch]:
+        """For who has opened it read-only: within, `AsOf` of this epoch is the live view.
+
+        It stays as it was, whatever the owner does; meanwhile its log can't be emptied.
+        """
+        db = self._store.db
+        db.execute("BEGIN")
+        try:
+            yield Epoch(db.execute("SELECT epoch FROM volume").fetchone()[0])
+        finally:
+            db.execute("ROLLBACK")
 
     def delta(self, base: Epoch, target: Epoch) -> Delta:
         """What changed from one sealed snapshot to a later one; base 0 is the empty volume."""
@@ -607,6 +673,20 @@ class Volume(Files):
             if ino not in self._open:
                 self._remove_orphan(self.getattr(ino))
         self.commit()
+
+    def inodes_changed_since(self, epoch: Epoch) -> Iterator[list[int]]:
+        """Live inodes with any row but names that is another than at a sealed epoch, by the page.
+
+        Also the removed ones, and perhaps more.  What changes while it is read may be missed.
+        """
+        for table in (self._store.inodes, self._store.xattrs):
+            for page in touched(table, epoch, FOREVER):
+                yield [row[0] for row in page]
+
+    def entries_changed_since(self, epoch: Epoch) -> Iterator[list[tuple[int, bytes]]]:
+        """The same of entries: (directory, name), be it added, removed or another inode's."""
+        for page in touched(self._store.dirents, epoch, FOREVER):
+            yield [(row[0], row[1]) for row in page]
 
     def skip_inode_numbers(self, count: int = 1 << 32) -> None:
         """What a lost active site allocated can never alias a new file; durable on return."""
