@@ -210,6 +210,15 @@ class Policies:
         )
         return [Made(*row) for row in rows]
 
+    def newest_run(self, policy: str) -> list[Made]:
+        """What the latest of its runs has left, of those that have left something."""
+        rows = self._database.rows(
+            "SELECT guid, policy, volume, run FROM made WHERE policy = ? AND run ="
+            " (SELECT max(run) FROM made WHERE policy = ?)",
+            policy, policy,
+        )  # fmt: skip
+        return [Made(*row) for row in rows]
+
     def count_runs(self, policy: str) -> int:
         """How many runs of it have left something."""
         row = self._database.row("SELECT count(DISTINCT run) FROM made WHERE policy = ?", policy)
