@@ -203,6 +203,21 @@ def test_a_failing_policy_disturbs_no_other(node: NodeWorld, tmp_path: Path) -> 
 
 
 @pytest.mark.mount
+def test_mounting_and_unmounting_go_well_beside_a_policy(node: NodeWorld) -> None:
+    """Who takes a snapshot of an unmounted volume owns it for that moment."""
+    root = node.volume("tank/home", mount=False)
+    node.run("schedule", "create", "tank/home", "s", "--every", "1s", "--keep", "3")
+    for number in range(4):
+        runs_ended(node, "tank/home", "s", 1)
+        node.run("volume", "mount", "tank/home")
+        (root / "f").write_text(str(number))
+        runs_ended(node, "tank/home", "s", 1)
+        node.run("volume", "unmount", "tank/home")
+    node.run("schedule", "remove", "tank/home", "s")
+    node.run("volume", "check", "tank/home")
+
+
+@pytest.mark.mount
 def test_a_kill_during_a_hook_is_made_good(node: NodeWorld, tmp_path: Path) -> None:
     """The hook after is run by the next daemon, and the run is made up for."""
     node.volume("tank/home")

@@ -123,6 +123,16 @@ async def test_a_clock_that_goes_forth_and_back(node: Node) -> None:
     assert len(node.policies.made("u-1")) == 4
 
 
+async def test_a_clock_that_is_set_is_noticed(node: Node) -> None:
+    """Though the policy sleeps for half an hour."""
+    clock = Clock("2026-11-22 15:30")
+    policy(node, PolicySpec(every="1h", keep=50), clock.now_ns)
+    async with scheduling(node, clock):
+        await until(lambda: clock.reads > 1)
+        clock.now_ns = ns("2026-11-22 16:00")
+        await until(lambda: names(node) == ["p-2026.11.22-16.00.00"])
+
+
 async def test_runs_at_times_of_the_day_on_the_days_of_clock_changes(node: Node) -> None:
     clock = Clock("2026-03-28 12:00")
     spec = PolicySpec(at="02:30", zone="Europe/Berlin", keep=50)

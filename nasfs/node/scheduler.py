@@ -306,8 +306,8 @@ class _Runner:
             target = await in_thread(target_of, self._node, row)
             if target.obstacle:
                 return Outcome("skipped", target.obstacle)
-            await self._settled(row)
             if policy.unchanged is Unchanged.SKIP:
+                await self._settled(row)  # a mount that ends may not have committed all yet
                 name = await in_thread(newest_if_unchanged, self._node, row)
                 if name:
                     outcome = Outcome("skipped", f"nothing has changed since {name}")
@@ -354,9 +354,11 @@ class _Runner:
         return outcome, taken
 
     async def _take(self, row: PolicyRow, policy: Policy, target: Target) -> Taken:
-        often = _is_often(policy)
-        for left in reversed(range(1 if often else TRIES)):
+        rhythm = policy.rhythm
+        pause_s = min(1.0, rhythm.interval_s / 4) if isinstance(rhythm, Every) else 1.0
+        for left in reversed(range(TRIES)):
             try:
+                await self._settled(row)
                 async with self._scheduler.scope(target.scope):
                     taken = await self._scheduler.in_thread(
                         take, self._acting(row), row, self._scheduler.wall()
@@ -366,7 +368,7 @@ class _Runner:
             except (VolumeBusy, Unreachable):
                 if not left:
                     raise
-            await trio.sleep(1)
+            await trio.sleep(pause_s)
         raise AssertionError("the last try returns or raises")
 
     async def _after(
