@@ -50,7 +50,17 @@ def test_help_is_quick_and_imports_no_engine() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for word in ("node", "pool", "volume", "snapshot", "group", "pair", "replication", "failover"):
+    for word in (
+        "node",
+        "pool",
+        "volume",
+        "snapshot",
+        "group",
+        "pair",
+        "replication",
+        "failover",
+        "schedule",
+    ):
         assert word in done.stdout
 
 

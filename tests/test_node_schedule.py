@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import time
@@ -202,6 +203,21 @@ def test_a_failing_policy_disturbs_no_other(node: NodeWorld, tmp_path: Path) -> 
 
 
 @pytest.mark.mount
+def test_mounting_and_unmounting_go_well_beside_a_policy(node: NodeWorld) -> None:
+    """Who takes a snapshot of an unmounted volume owns it for that moment."""
+    root = node.volume("tank/home", mount=False)
+    node.run("schedule", "create", "tank/home", "s", "--every", "1s", "--keep", "3")
+    for number in range(4):
+        runs_ended(node, "tank/home", "s", 1)
+        node.run("volume", "mount", "tank/home")
+        (root / "f").write_text(str(number))
+        runs_ended(node, "tank/home", "s", 1)
+        node.run("volume", "unmount", "tank/home")
+    node.run("schedule", "remove", "tank/home", "s")
+    node.run("volume", "check", "tank/home")
+
+
+@pytest.mark.mount
 def test_a_kill_during_a_hook_is_made_good(node: NodeWorld, tmp_path: Path) -> None:
     """The hook after is run by the next daemon, and the run is made up for."""
     node.volume("tank/home")
@@ -376,3 +392,32 @@ def test_what_replication_stands_on_stays_and_a_passive_side_takes_none(pair: Pa
     wait_until(lambda: show(b, "office", "theirs")["snapshots"], "a run on the new active side")
     runs_ended(b, "office", "theirs", 2)
     assert set(received) <= set(names(b, "safe/home"))
+
+
+@pytest.mark.mount
+def test_kills_at_any_moment_leave_no_snapshot_that_nobody_owns(node: NodeWorld) -> None:
+    """What was under way is done or not done: no half snap group, none that stays for ever."""
+    for volume in ("tank/home", "tank/mail"):
+        node.volume(volume)
+    node.run("group", "create", "office", "tank/home", "tank/mail")
+    node.run("schedule", "create", "office", "s", "--every", "1s", "--keep", "500")
+    chance = random.Random(7)
+    for _ in range(6):
+        runs_ended(node, "office", "s", 1)
+        # The next run begins with the next second: the kill meets it somewhere.
+        time.sleep(1 - time.time() % 1 + chance.uniform(0, 0.06))
+        node.kill()
+        node.start()
+    node.run("schedule", "pause", "office", "s")
+    node.stop()
+    database = sqlite3.connect(node.root / "var/lib/nasfs/node.db")
+    database.execute("UPDATE claim SET since_ns = since_ns - ?", (HOUR_NS // 2,))
+    database.commit()
+    database.close()
+    node.start()
+    node.run("schedule", "run", "office", "s")
+    home, mail = (node.json("snapshot", "list", f"tank/{name}") for name in ("home", "mail"))
+    assert [view["snap_group"] for view in home] == [view["snap_group"] for view in mail]
+    said = node.json("schedule", "explain", "office")
+    assert [view["policy"] for view in said] == ["s"] * len(home)
+    assert show(node, "office", "s")["snapshots"] == len(home)

@@ -16,16 +16,22 @@ import trio
 from nasfs.node import taking
 from nasfs.node.context import Node
 from nasfs.node.database import _SCHEMA, APPLICATION_ID, VERSION, Database
+from nasfs.node.groups import make_group
 from nasfs.node.inventory import make_pool, make_volume
 from nasfs.node.messages import PoolCreate, VolumeCreate
 from nasfs.node.places import Places
 from nasfs.node.policies import PolicyRow
 from nasfs.node.scheduler import Scheduler
 from nasfs.node.setup import init_node
-from nasfs.node.snapshots import destroy_snapshots, list_snapshots, take_snapshot
+from nasfs.node.snapshots import (
+    destroy_snapshots,
+    hold_snapshot,
+    list_snapshots,
+    take_snapshot,
+)
 from nasfs.schedule.policy import PolicySpec
 from nasfs.schedule.retention import Decision, plan_retention
-from nasfs.volume import VolumeBusy
+from nasfs.volume import SnapshotExists, VolumeBusy
 from tests.test_node_hooks import until
 
 HOUR_NS = 3600 * 1_000_000_000
@@ -40,8 +46,10 @@ class Clock:
 
     def __init__(self, text: str) -> None:
         self.now_ns = ns(text)
+        self.reads = 0
 
     def __call__(self) -> int:
+        self.reads += 1
         return self.now_ns
 
 
@@ -113,6 +121,16 @@ async def test_a_clock_that_goes_forth_and_back(node: Node) -> None:
     assert kinds.count("clock set back") == 1
     assert kinds.count("runs missed") == 0  # 09:00 of the 25th was in time
     assert len(node.policies.made("u-1")) == 4
+
+
+async def test_a_clock_that_is_set_is_noticed(node: Node) -> None:
+    """Though the policy sleeps for half an hour."""
+    clock = Clock("2026-11-22 15:30")
+    policy(node, PolicySpec(every="1h", keep=50), clock.now_ns)
+    async with scheduling(node, clock):
+        await until(lambda: clock.reads > 1)
+        clock.now_ns = ns("2026-11-22 16:00")
+        await until(lambda: names(node) == ["p-2026.11.22-16.00.00"])
 
 
 async def test_runs_at_times_of_the_day_on_the_days_of_clock_changes(node: Node) -> None:
@@ -223,8 +241,6 @@ def test_a_snapshot_that_was_there_before_is_never_ours(
 def test_half_a_snap_group_that_a_kill_has_left_goes(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nasfs.node.groups import make_group
-
     view = make_group(node, "office", ("tank/home", "tank/mail"))
     row = policy(node, PolicySpec(every="1h", keep=5), 0, group=view.uuid)
 
@@ -245,8 +261,6 @@ def test_half_a_snap_group_that_a_kill_has_left_goes(
 
 
 def test_a_failed_snapshot_leaves_no_claim(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nasfs.volume import SnapshotExists
-
     row = policy(node, PolicySpec(every="1h", keep=5), 0)
 
     def taken(node: Node, text: str) -> None:
@@ -261,8 +275,6 @@ def test_a_failed_snapshot_leaves_no_claim(node: Node, monkeypatch: pytest.Monke
 def test_a_hold_that_comes_in_between_keeps_its_snapshot_alone(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nasfs.node.snapshots import hold_snapshot
-
     row = policy(node, PolicySpec(every="1h", keep=1), 0)
     for hour in range(4):
         taking.take(node, row, ns(f"2026-11-22 1{hour}:00"))
@@ -307,3 +319,22 @@ def test_policies_go_with_what_they_are_of(node: Node) -> None:
     node.state.forget_volume(row.volume)
     assert node.policies.all() == []
     assert node.policies.made(row.uuid) == []
+
+
+async def test_what_passes_while_the_other_side_is_active_is_not_missed(node: Node) -> None:
+    view = make_group(node, "office", ("tank/home", "tank/mail"))
+    passive = node.state.group("office")
+    node.state.change_role(passive, role="passive", term=2)
+    clock = Clock("2026-11-22 15:30")
+    policy(node, PolicySpec(every="1h", keep=5), ns("2026-11-20 00:00"), group=view.uuid)
+    told = len(node.state.events())
+    async with scheduling(node, clock) as scheduler:
+        await until(lambda: clock.reads > 5)  # it has looked more than once what there is to do
+        clock.now_ns = ns("2026-11-22 16:30")
+        assert (await scheduler.run_now("u-1")).detail == "group office is passive here"
+        assert (await scheduler.run_now("u-1")).result == "skipped"
+        node.state.change_role(node.state.group("office"), role="active", term=3)
+        clock.now_ns = ns("2026-11-22 17:00")
+        scheduler.poke()
+        await until(lambda: names(node, "office") == ["p-2026.11.22-17.00.00"] * 2)
+    assert [event.kind for event in node.state.events()][told:] == ["snapshot taken"]

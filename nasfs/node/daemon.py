@@ -35,6 +35,8 @@ SETTLE_EVERY_S = 5.0
 
 END_S = 120.0
 """So long the mounts may take to unmount when the daemon ends (seconds)."""
+HOOKS_S = 30.0
+"""So long they wait for the hooks of a snapshot that is under way."""
 
 
 def run_daemon(places: Places) -> None:
@@ -73,8 +75,9 @@ async def _main(node: Node) -> None:
             async for number in signals:
                 log.info("ending: signal %d", number)
                 break
-            with trio.move_on_after(END_S):
+            with trio.move_on_after(HOOKS_S):
                 await scheduler.stop()
+            with trio.move_on_after(END_S):
                 await supervisor.stop_all()
             nursery.cancel_scope.cancel()
     node.state.note("daemon", "ended", node.config.name)

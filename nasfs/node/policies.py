@@ -71,6 +71,8 @@ class Claim(msgspec.Struct, frozen=True):
     since_ns: int
     volumes: str
     """JSON: their UUIDs."""
+    run: int
+    """As in `Made`: given now, so that one that is found late keeps its place."""
 
     @property
     def volume_uuids(self) -> tuple[str, ...]:
@@ -173,13 +175,16 @@ class Policies:
         text = msgspec.json.encode(volumes).decode()
         with self._database.change():
             self._database.do(
-                "INSERT OR REPLACE INTO claim VALUES (?, ?, ?, ?)", policy, name, since_ns, text
-            )
+                "INSERT OR REPLACE INTO claim SELECT ?, ?, ?, ?, 1 + max("
+                " (SELECT coalesce(max(run), 0) FROM made),"
+                " (SELECT coalesce(max(run), 0) FROM claim))",
+                policy, name, since_ns, text,
+            )  # fmt: skip
             self._database.do("UPDATE policy_run SET snapshot = ? WHERE policy = ?", name, policy)
 
     def claims(self, policy: str) -> list[Claim]:
         rows = self._database.rows(
-            "SELECT policy, name, since_ns, volumes FROM claim WHERE policy = ? ORDER BY since_ns",
+            "SELECT policy, name, since_ns, volumes, run FROM claim WHERE policy = ? ORDER BY run",
             policy,
         )
         return [Claim(*row) for row in rows]
@@ -190,14 +195,13 @@ class Policies:
     def remember(self, policy: str, name: str, guids: Mapping[str, str]) -> None:
         """A claim was made good: the snapshots with these GUIDs (by volume) are the policy's."""
         with self._database.change():
-            self.drop_claim(policy, name)
-            row = self._database.row("SELECT coalesce(max(run), 0) + 1 FROM made")
-            run = int(row[0]) if row else 1
             for volume, guid in guids.items():
                 self._database.do(
-                    "INSERT OR IGNORE INTO made SELECT ?, uuid, ?, ? FROM policy WHERE uuid = ?",
-                    guid, volume, run, policy,
+                    "INSERT OR IGNORE INTO made SELECT ?, policy, ?, run FROM claim"
+                    " WHERE policy = ? AND name = ?",
+                    guid, volume, policy, name,
                 )  # fmt: skip  # nothing, if the policy was removed meanwhile
+            self.drop_claim(policy, name)
 
     def made(self, policy: str) -> list[Made]:
         """By run, oldest first."""
@@ -206,9 +210,19 @@ class Policies:
         )
         return [Made(*row) for row in rows]
 
-    def makers(self, volume: str) -> dict[str, str]:
-        """GUID to the UUID of the policy that made it, for one volume."""
-        return dict(self._database.rows("SELECT guid, policy FROM made WHERE volume = ?", volume))
+    def newest_run(self, policy: str) -> list[Made]:
+        """What the latest of its runs has left, of those that have left something."""
+        rows = self._database.rows(
+            "SELECT guid, policy, volume, run FROM made WHERE policy = ? AND run ="
+            " (SELECT max(run) FROM made WHERE policy = ?)",
+            policy, policy,
+        )  # fmt: skip
+        return [Made(*row) for row in rows]
+
+    def count_runs(self, policy: str) -> int:
+        """How many runs of it have left something."""
+        row = self._database.row("SELECT count(DISTINCT run) FROM made WHERE policy = ?", policy)
+        return int(row[0]) if row else 0
 
     def forget_made(self, guids: Sequence[str]) -> None:
         """They are gone."""

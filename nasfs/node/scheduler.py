@@ -135,9 +135,9 @@ class Scheduler:
         """Never abandoned."""
         return await trio.to_thread.run_sync(work, *values, limiter=self._threads)
 
-    def scope(self, target: Target) -> trio.Lock:
-        """Held while a snapshot of it is taken, or destroyed."""
-        return self._scopes.setdefault(target.scope, trio.Lock())
+    def scope(self, uuid: str) -> trio.Lock:
+        """Held while snapshots of a group, or of a volume in none, are taken or destroyed."""
+        return self._scopes.setdefault(uuid, trio.Lock())
 
     async def _keep_runners(self, nursery: trio.Nursery) -> None:
         while True:
@@ -249,6 +249,10 @@ class _Runner:
                 self._passed_ns = 0
                 await self._scheduler.in_thread(self._node.policies.set_last, row.uuid, now)
                 await self._note(row, "clock set back", "runs are counted anew from now")
+            case Run(occurrence_ns=occurrence) | PassOver(occurrence_ns=occurrence) if (
+                await self._is_elsewhere(row)
+            ):
+                self._passed_ns = occurrence
             case PassOver(occurrence_ns=occurrence, missed=missed):
                 outcome = Outcome("missed", _missed(missed))
                 await self._end(row, outcome, occurrence, done=False)
@@ -257,6 +261,13 @@ class _Runner:
                     await self._note(row, "runs missed", f"{_missed(missed + 1)}; one makes up")
                 await self._run(row, policy, occurrence)
         return 0.0
+
+    async def _is_elsewhere(self, row: PolicyRow) -> bool:
+        """Whether the target is not active here: what passes meanwhile is not missed."""
+        try:
+            return bool((await self._scheduler.in_thread(target_of, self._node, row)).obstacle)
+        except Failed:
+            return False  # the run tells what is wrong
 
     async def _recover(self) -> None:
         """Put an end to a run that a kill of the daemon has cut off."""
@@ -294,10 +305,9 @@ class _Runner:
         try:
             target = await in_thread(target_of, self._node, row)
             if target.obstacle:
-                self._passed_ns = max(self._passed_ns, occurrence_ns)
                 return Outcome("skipped", target.obstacle)
-            await self._settled(row)
             if policy.unchanged is Unchanged.SKIP:
+                await self._settled(row)  # a mount that ends may not have committed all yet
                 name = await in_thread(newest_if_unchanged, self._node, row)
                 if name:
                     outcome = Outcome("skipped", f"nothing has changed since {name}")
@@ -344,10 +354,12 @@ class _Runner:
         return outcome, taken
 
     async def _take(self, row: PolicyRow, policy: Policy, target: Target) -> Taken:
-        often = _is_often(policy)
-        for left in reversed(range(1 if often else TRIES)):
+        rhythm = policy.rhythm
+        pause_s = min(1.0, rhythm.interval_s / 4) if isinstance(rhythm, Every) else 1.0
+        for left in reversed(range(TRIES)):
             try:
-                async with self._scheduler.scope(target):
+                await self._settled(row)
+                async with self._scheduler.scope(target.scope):
                     taken = await self._scheduler.in_thread(
                         take, self._acting(row), row, self._scheduler.wall()
                     )
@@ -356,7 +368,7 @@ class _Runner:
             except (VolumeBusy, Unreachable):
                 if not left:
                     raise
-            await trio.sleep(1)
+            await trio.sleep(pause_s)
         raise AssertionError("the last try returns or raises")
 
     async def _after(
@@ -399,7 +411,7 @@ class _Runner:
 
     async def _prune(self, row: PolicyRow, target: Target, outcome: Outcome) -> Outcome:
         try:
-            async with self._scheduler.scope(target):
+            async with self._scheduler.scope(target.scope):
                 decisions = await self._scheduler.in_thread(prune, self._acting(row), row)
         except (NasError, OSError) as exc:
             before = outcome.detail or f"snapshot {outcome.snapshot} was taken"

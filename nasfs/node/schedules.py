@@ -162,7 +162,7 @@ def schedule_view(node: Node, scheduler: Scheduler, row: PolicyRow) -> ScheduleV
         result_time=when(row.result_ns),
         last_snapshot_time=when(row.done_ns),
         failures=row.failures,
-        snapshots=len({one.run for one in node.policies.made(row.uuid)}),
+        snapshots=node.policies.count_runs(row.uuid),
     )
 
 
@@ -302,7 +302,7 @@ async def prune(services: Services, body: SchedulePrune, params: Params) -> list
     name = ScheduleName(body.target, body.policy)
     row = await services.run(_runnable, name)
     target = await services.run(taking.target_of, row)
-    async with services.scheduler.scope(target):
+    async with services.scheduler.scope(target.scope):
         decisions = await services.run(taking.prune, row)
     return [_decision_view(row, decision) for decision in decisions]
 

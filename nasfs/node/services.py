@@ -51,10 +51,12 @@ async def mount_volume(services: Services, name: VolumeName) -> VolumeView:
     node = services.node
     row = node.state.volume(name)
     check_writable(node, row)
-    node.state.set_wanted(row.uuid, True)
-    services.supervisor.poke()
-    services.supervisor.retry(row.uuid)
-    state = await services.supervisor.settled(row.uuid)
+    # Without a mount, who takes a snapshot owns the volume for that moment.
+    async with services.scheduler.scope(row.group or row.uuid):
+        node.state.set_wanted(row.uuid, True)
+        services.supervisor.poke()
+        services.supervisor.retry(row.uuid)
+        state = await services.supervisor.settled(row.uuid)
     if state.phase is not MountPhase.MOUNTED:
         if not row.wanted:
             node.state.set_wanted(row.uuid, False)

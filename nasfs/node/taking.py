@@ -87,8 +87,7 @@ def volumes_of(node: Node, volume_uuid: str, group_uuid: str) -> list[VolumeRow]
 
 def newest_if_unchanged(node: Node, policy: PolicyRow) -> str:
     """The name of the policy's newest snapshot, if no volume was changed since; else empty."""
-    made = node.policies.made(policy.uuid)
-    guids = {one.volume: one.guid for one in made if one.run == made[-1].run}
+    guids = {one.volume: one.guid for one in node.policies.newest_run(policy.uuid)}
     name = ""
     for row in target_of(node, policy).rows:
         names = {snapshot.guid: snapshot.name for snapshot in info(node, row).snapshots}
@@ -194,44 +193,56 @@ def _decide(node: Node, policy: PolicyRow) -> tuple[dict[str, _Unit], list[Decis
     return units, plan_retention(candidates, policy.uuid, rule)
 
 
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One volume's snapshot of a run."""
+
+    volume: str
+    """POOL/VOLUME"""
+    snapshot: Snapshot
+    holds: Sequence[Hold]
+    obstacle: str
+    """Of the group that the volume is in now."""
+
+
 def _units(node: Node, policy: PolicyRow) -> list[_Unit]:
     """By run, oldest first.  What others have destroyed is forgotten on the way."""
     made = node.policies.made(policy.uuid)
     target = target_of(node, policy)
-    rows = {row.uuid: row for row in target.rows}
-    present: dict[str, tuple[VolumeRow, Snapshot, list[Hold]]] = {}
+    present: dict[str, _Member] = {}
     for volume_uuid in {one.volume for one in made}:
-        row = rows.get(volume_uuid) or node.state.find_volume(volume_uuid)
-        assert row is not None, "what was made goes with its volume"
-        with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
-            holds = volume.all_holds()
-            for snapshot in volume.snapshots():
-                present[snapshot.guid] = (row, snapshot, holds.get(snapshot.guid, []))
+        row = node.state.find_volume(volume_uuid)
+        if row is not None:  # else it was destroyed just now, and what was made with it
+            present.update(_members(node, row))
     gone = [one.guid for one in made if one.guid not in present]
     if gone:
         node.policies.forget_made(gone)
-    runs: dict[int, list[tuple[VolumeRow, Snapshot, list[Hold]]]] = {}
+    runs: dict[int, list[_Member]] = {}
     for one in made:
         if one.guid in present:
             runs.setdefault(one.run, []).append(present[one.guid])
-    return [_unit(node, policy, target, run, members) for run, members in runs.items()]
+    return [_unit(policy, target, run, members) for run, members in runs.items()]
 
 
-def _unit(
-    node: Node,
-    policy: PolicyRow,
-    target: Target,
-    run: int,
-    members: Sequence[tuple[VolumeRow, Snapshot, list[Hold]]],
-) -> _Unit:
+def _members(node: Node, row: VolumeRow) -> dict[str, _Member]:
+    """All snapshots of a volume, by GUID."""
+    label = str(node.state.volume_name(row))
+    group = node.state.find_group(row.group) if row.group else None
+    obstacle = Target(label, (row,), group).obstacle
+    with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+        holds = volume.all_holds()
+        return {
+            s.guid: _Member(label, s, holds.get(s.guid, ()), obstacle) for s in volume.snapshots()
+        }
+
+
+def _unit(policy: PolicyRow, target: Target, run: int, members: Sequence[_Member]) -> _Unit:
     obstacles = [target.obstacle] if target.obstacle else []
-    for row, _, holds in members:
-        where = f" ({node.state.volume_name(row)})" if len(members) > 1 else ""
-        obstacles += [f"{_why(hold)}{where}" for hold in holds]
-        group = node.state.find_group(row.group) if row.group else None
-        if group is not None and group.role not in WRITABLE_ROLES and not target.obstacle:
-            obstacles.append(f"group {group.name} is {group.role} here")
-    first = members[0][1]
+    for member in members:
+        where = f" ({member.volume})" if len(members) > 1 else ""
+        obstacles += [f"{_why(hold)}{where}" for hold in member.holds]
+        obstacles += [member.obstacle] if member.obstacle else []
+    first = members[0].snapshot
     return _Unit(
         Candidate(
             key=f"run {run}",
@@ -240,8 +251,8 @@ def _unit(
             policy=policy.uuid,
             obstacles=tuple(dict.fromkeys(obstacles)),
         ),
-        tuple(f"{node.state.volume_name(row)}@{snapshot.name}" for row, snapshot, _ in members),
-        tuple(snapshot.guid for _, snapshot, _ in members),
+        tuple(f"{member.volume}@{member.snapshot.name}" for member in members),
+        tuple(member.snapshot.guid for member in members),
     )
 
 

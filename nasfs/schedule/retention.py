@@ -164,6 +164,12 @@ def parse_tiers(text: str) -> tuple[Tier, ...]:
         tier = Tier(parse_span(step, "--thin"), ends)
         if tiers:
             _check_follows(tiers[-1], tier)
+        reached = (tiers[-1].span_s or 0) if tiers else 0
+        if tier.span_s is not None and tier.span_s < reached + tier.step_s:
+            raise ConfigError(
+                f"--thin: {tier} has no room for one step of {render_span(tier.step_s)}",
+                hint=f"let it reach at least {render_span(reached + tier.step_s)} back",
+            )
         tiers.append(tier)
     return tuple(tiers)
 
