@@ -15,10 +15,11 @@ account of their blocks.  So the counters are exact at every commit in between.
 
 from __future__ import annotations
 
+from nasfs.volume.blockmap import map_runs
 from nasfs.volume.layers import DIRECTORIES, Layers
 from nasfs.volume.space import Space, by_layer, only_in
 from nasfs.volume.store import Store
-from nasfs.volume.types import Snapshot, SnapshotState
+from nasfs.volume.types import BLOCK, Inode, Run, Snapshot, SnapshotState
 
 _FOREVER = 1 << 62
 
@@ -103,8 +104,8 @@ class Reclaim:
         self, ino: int, epoch: int, window: tuple[int, int, int, int], where: str
     ) -> None:
         """All rows of an inode that only this snapshot sees, and the account of their blocks."""
-        seen = by_layer(self._space.runs_at(ino, epoch))
-        freed = only_in(seen, self._space.seen_beside(ino, epoch))
+        rest = self._space.reachable(ino, without=epoch)
+        freed = only_in(by_layer(self._runs_at(ino, epoch)), rest)
         for run in freed:
             self._space.queue(ino, run.layer)
             self._store.counters.snapshot_blocks -= run.stop - run.start
@@ -113,6 +114,18 @@ class Reclaim:
             self._store.execute(
                 f"DELETE FROM {table}_past WHERE ino = ? AND {where}", (ino, *window)
             )
+
+    def _runs_at(self, ino: int, epoch: int) -> list[Run]:
+        row = self._store.inodes.get_at((ino,), epoch)
+        if row is None:
+            return []
+        inode = Inode(*row)
+        if not inode.is_file or not inode.blocks:
+            return []
+        leaves = self._store.leaves.scan_at("ino = ?", (ino,), epoch, "ORDER BY region")
+        parts = [(leaf[1], leaf[3]) for leaf in leaves]
+        stop = -(-inode.size // BLOCK)
+        return [run for run in map_runs(inode.layer, inode.layer_end, parts, 0, stop) if run.layer]
 
     def _remove_rows(
         self, table: str, window: tuple[int, int, int, int], where: str, limit: int

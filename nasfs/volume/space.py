@@ -16,7 +16,7 @@ from nasfs.volume.blockmap import Ranges, length, map_runs, subtract, union
 from nasfs.volume.layers import Layers
 from nasfs.volume.live import Live
 from nasfs.volume.store import Store
-from nasfs.volume.types import BLOCK, Inode, Layer, Run, Snapshot, SnapshotState
+from nasfs.volume.types import BLOCK, Layer, Run
 from nasfs.volume.view import mapped_runs
 
 LayerRanges = dict[int, Ranges]
@@ -130,56 +130,19 @@ class Space:
 
     def reachable(self, ino: int, without: int | None = None) -> LayerRanges:
         """What the live view and the snapshots reach of an inode."""
-        return merged(self.snapshot_ranges(ino, without), self._live_ranges(ino))
+        ranges = self.snapshot_ranges(ino, without)
+        for layer, live in self._live_ranges(ino).items():
+            ranges[layer] = union([*ranges.get(layer, []), *live])
+        return ranges
 
     def _live_ranges(self, ino: int) -> LayerRanges:
         inode = self._live._inode(ino)
         return {} if inode is None else by_layer(mapped_runs(self._live, inode))
 
-    def seen_beside(self, ino: int, epoch: int) -> LayerRanges:
-        """Of what snapshot *epoch* sees of an inode, at least what others see, too.
-
-        Where the history has no branches a block is seen without gaps, so the neighbours know:
-        the nearest that stays on either side, and those before it whose rows are going already.
-        """
-        if not self._store.kept.is_known:
-            return self.reachable(ino, without=epoch)
-        snapshots = self._store.all_snapshots
-        index = next(i for i, snapshot in enumerate(snapshots) if snapshot.epoch == epoch)
-        before, _ = _nearest(reversed(snapshots[:index]))
-        after, ends = _nearest(snapshots[index + 1 :])
-        runs = [run for other in (*before, *after) for run in self.runs_at(ino, other)]
-        found = by_layer(runs)
-        return found if ends else merged(found, self._live_ranges(ino))
-
-    def _still_seen(self, ino: int, layer: int) -> Ranges:
-        """The blocks of a layer that somebody sees."""
-        if layer > self._store.epochs.newest:
-            return self._live_ranges(ino).get(layer, [])
-        if not self._store.kept.is_known:
-            return self.reachable(ino).get(layer, [])
-        # Blocks of a layer are only ever lost, so the oldest who sees it sees most of it.
-        snapshots = [s for s in self._store.all_snapshots if s.epoch >= layer]
-        oldest, ends = _nearest(snapshots)
-        found = by_layer([run for epoch in oldest for run in self.runs_at(ino, epoch)])
-        return (found if ends else merged(found, self._live_ranges(ino))).get(layer, [])
-
-    def runs_at(self, ino: int, epoch: int) -> list[Run]:
-        """The runs of an inode that are in a layer, as of a sealed epoch; [] if it is not there."""
-        row = self._store.inodes.get_at((ino,), epoch)
-        if row is None:
-            return []
-        inode = Inode(*row)
-        if not inode.is_file or not inode.blocks:
-            return []
-        leaves = self._store.leaves.scan_at("ino = ?", (ino,), epoch, "ORDER BY region")
-        parts = [(leaf[1], leaf[3]) for leaf in leaves]
-        stop = -(-inode.size // BLOCK)
-        return [run for run in map_runs(inode.layer, inode.layer_end, parts, 0, stop) if run.layer]
-
     def give_back(self, ino: int, layer: int) -> None:
         """Punch or remove what nothing reaches in one layer, if `may_give_back`."""
-        ranges = self._still_seen(ino, layer)
+        is_sealed = layer <= self._store.epochs.newest
+        ranges = (self.reachable(ino) if is_sealed else self._live_ranges(ino)).get(layer)
         if not ranges:
             self._layers.remove(ino, layer)
             return
@@ -187,24 +150,6 @@ class Space:
         for start, stop in subtract(self._layers.data_ranges(ino, layer), kept):
             # Up to the end of the block: a part of one would be zeroed, and not freed.
             self._layers.punch(ino, layer, start, -(-stop // BLOCK) * BLOCK)
-
-
-def _nearest(snapshots: Iterable[Snapshot]) -> tuple[list[int], bool]:
-    """The epochs up to the first snapshot that stays; whether there is one."""
-    epochs: list[int] = []
-    for snapshot in snapshots:
-        epochs.append(snapshot.epoch)
-        if snapshot.state is not SnapshotState.DESTROYING:
-            return epochs, True
-    return epochs, False
-
-
-def merged(some: LayerRanges, other: LayerRanges) -> LayerRanges:
-    """Both."""
-    found = dict(some)
-    for layer, ranges in other.items():
-        found[layer] = union([*found.get(layer, []), *ranges])
-    return found
 
 
 def only_in(some: LayerRanges, other: LayerRanges) -> list[Run]:
