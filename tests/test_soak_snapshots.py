@@ -107,25 +107,30 @@ def needed_bytes(volume: Volume) -> int:
 def allocated_excess(path: Path) -> int:
     """Bytes that the host has allocated for layer files, beyond their data.
 
-    The host keeps the first extents of a file in its inode, and may take blocks of its own for
-    the list of more: those are not counted.
+    Of each file one block is not counted: ext4 keeps the list of a file's pieces in its inode
+    until there are more than four, then in a block, and there it stays.
     """
     excess = 0
     for file in (path / "layers").glob("*/*"):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
-            data, extents, position = 0, 0, 0
-            while True:
-                try:
-                    start = os.lseek(opened.fileno(), position, os.SEEK_DATA)
-                except OSError:
-                    break
-                position = os.lseek(opened.fileno(), start, os.SEEK_HOLE)
-                data += -(-position // BLOCK) * BLOCK - start // BLOCK * BLOCK
-                extents += 1
-            own = os.fstat(opened.fileno()).st_blocks * 512 - data
-        excess += max(0, own - (BLOCK if extents > 4 else 0))
+            own = os.fstat(opened.fileno()).st_blocks * 512
+        excess += max(0, own - data_bytes(file) - BLOCK)
     return excess
+
+
+def data_bytes(file: Path) -> int:
+    """What is no hole, in whole blocks."""
+    total = 0
+    with file.open("rb") as opened:
+        position = 0
+        while True:
+            try:
+                start = os.lseek(opened.fileno(), position, os.SEEK_DATA)
+            except OSError:
+                return total
+            position = os.lseek(opened.fileno(), start, os.SEEK_HOLE)
+            total += -(-position // BLOCK) * BLOCK - start // BLOCK * BLOCK
 
 
 class Changes:

@@ -139,6 +139,29 @@ def _merged(runs: Iterable[Run]) -> Iterator[Run]:
         yield pending
 
 
+def unmatched(region: int, value: LeafValue, wanted: Iterable[Run]) -> list[Run]:
+    """What of *wanted* (runs of one region) this leaf value maps to another layer."""
+    return [
+        Run(part.start, part.stop, run.layer)
+        for run in wanted
+        for part in leaf_runs(region, value, run.start, run.stop)
+        if part.layer != run.layer
+    ]
+
+
+def by_region(runs: Iterable[Run]) -> dict[int, list[Run]]:
+    """The runs, cut where regions end."""
+    found: dict[int, list[Run]] = {}
+    for run in runs:
+        start = run.start
+        while start < run.stop:
+            region = start // REGION_BLOCKS
+            stop = min(run.stop, (region + 1) * REGION_BLOCKS)
+            found.setdefault(region, []).append(Run(start, stop, run.layer))
+            start = stop
+    return found
+
+
 def diff_runs(old: Iterable[Run], new: Iterable[Run]) -> Iterator[tuple[Run, Layer]]:
     """Where two maps over the same blocks differ: (run of the new map, the old layer)."""
     olds = iter(old)

@@ -90,7 +90,7 @@ class Files(Live):
         self.path = path
         self.name = path.name
         self._media = media
-        self._space = Space(store, layers, self)
+        self._space = Space(store, layers)
         self._data = FileData(store, layers, self, self._space)
         self._open: Counter[int] = Counter()
         self._kernel_ns = 0

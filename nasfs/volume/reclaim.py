@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from nasfs.volume.blockmap import map_runs
 from nasfs.volume.layers import DIRECTORIES, Layers
-from nasfs.volume.space import Space, by_layer, only_in
+from nasfs.volume.space import Space
 from nasfs.volume.store import Store
 from nasfs.volume.types import BLOCK, Inode, Run, Snapshot, SnapshotState
 
@@ -104,9 +104,7 @@ class Reclaim:
         self, ino: int, epoch: int, window: tuple[int, int, int, int], where: str
     ) -> None:
         """All rows of an inode that only this snapshot sees, and the account of their blocks."""
-        rest = self._space.reachable(ino, without=epoch)
-        freed = only_in(by_layer(self._runs_at(ino, epoch)), rest)
-        for run in freed:
+        for run in self._space.unreached(ino, self._runs_at(ino, epoch), without=epoch):
             self._space.queue(ino, run.layer)
             self._store.counters.snapshot_blocks -= run.stop - run.start
             self._store.kept.add(epoch, run.layer, run.start - run.stop)

@@ -7,20 +7,29 @@ else free.  The two counters move with every change; blocks that became free are
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
-from nasfs.volume.blockmap import Ranges, length, map_runs, subtract, union
+from nasfs.volume.blockmap import (
+    LeafValue,
+    Ranges,
+    base_value,
+    by_region,
+    expand,
+    subtract,
+    union,
+    unmatched,
+)
 from nasfs.volume.layers import Layers
-from nasfs.volume.live import Live
 from nasfs.volume.store import Store
-from nasfs.volume.types import BLOCK, Layer, Run
-from nasfs.volume.view import mapped_runs
+from nasfs.volume.types import BLOCK, REGION_BLOCKS, Layer, Run
 
 LayerRanges = dict[int, Ranges]
 """Block ranges by layer."""
+
+_NEVER = 1 << 62
+"""`died` of live rows."""
 
 
 def by_layer(runs: Iterable[Run]) -> LayerRanges:
@@ -31,13 +40,21 @@ def by_layer(runs: Iterable[Run]) -> LayerRanges:
     return {layer: union(ranges) for layer, ranges in found.items()}
 
 
+def only_in(some: LayerRanges, other: LayerRanges) -> list[Run]:
+    """The blocks of *some* that are not in *other*; a block is its number and its layer."""
+    return [
+        Run(start, stop, Layer(layer))
+        for layer, ranges in some.items()
+        for start, stop in subtract(ranges, other.get(layer, []))
+    ]
+
+
 class Space:
     """The account of one volume."""
 
-    def __init__(self, store: Store, layers: Layers, live: Live) -> None:
+    def __init__(self, store: Store, layers: Layers) -> None:
         self._store = store
         self._layers = layers
-        self._live = live
         self._generation = 0
         self._synced = -1
         self._queued_in: dict[int, int] = {}
@@ -75,8 +92,8 @@ class Space:
             total += count
             held = self._store.held_by_ancestor(run.layer)
             if held is None:
-                seen = self.snapshot_ranges(ino).get(run.layer, [])
-                kept = count - length(subtract([(run.start, run.stop)], seen))
+                free = self.unreached(ino, [run], live=False)
+                kept = count - sum(part.stop - part.start for part in free)
             else:
                 kept = count if held else 0
             counters.snapshot_blocks += kept
@@ -100,62 +117,169 @@ class Space:
         self._queued_in[ino] = self._generation
         self._store.reclaim.add((ino, layer))
 
-    def snapshot_ranges(self, ino: int, without: int | None = None) -> LayerRanges:
-        """What the snapshots reach of an inode, *without* one of them (an epoch)."""
-        self._store.flush()
-        inodes = self._versions("inode", "born, layer, layer_end, size", ino)
-        leaves = self._versions("leaf", "born, region, map", ino)
-        changes = sorted({epoch for row in (*inodes, *leaves) for epoch in (row[0], row[-1])})
-        epochs = [s.epoch for s in self._store.all_snapshots if s.epoch != without]
-        runs: list[Run] = []
-        for start, stop in pairwise(changes):  # nothing of the inode changes within a stretch
-            index = bisect_left(epochs, start)
-            if index == len(epochs) or epochs[index] >= stop:
-                continue  # no snapshot saw this stretch
-            visible = [row for row in inodes if row[0] <= start < row[-1]]
-            if not visible:
+    def unreached(
+        self, ino: int, wanted: Iterable[Run], *, without: int | None = None, live: bool = True
+    ) -> list[Run]:
+        """The blocks of *wanted*, mapped runs of an inode, that no view reaches.
+
+        Costs what is wanted, and for each version of the map a look at what is still in question:
+        of a big file with many snapshots neighbours know nearly all.  A leaf row is read only if
+        it is looked at.
+
+        Args:
+            without: the epoch of a snapshot that does not count.
+            live: whether the live view counts.
+        """
+        left = [run for run in wanted if run.layer]
+        if not left:
+            return []
+        oldest = min(run.layer for run in left)
+        views = [view for view in self._views(without, live=live) if view >= oldest]
+        near = without or max(run.layer for run in left)
+        inodes = _Versions(self._versions("inode", "born, layer, layer_end", ino))
+        leaves = self._leaf_versions(ino)
+        plain: list[Run] = []
+        """In regions that never had a leaf row: all that counts is level 2."""
+        mapped: defaultdict[int, list[Run]] = defaultdict(list)
+        for run in left:
+            if not leaves:
+                plain.append(run)
                 continue
-            _, layer, layer_end, size, _ = visible[0]
-            parts = sorted((row[1], row[2]) for row in leaves if row[0] <= start < row[-1])
-            runs += map_runs(layer, layer_end, parts, 0, -(-size // BLOCK))
-        return by_layer(runs)
+            for region, parts in by_region([run]).items():
+                (mapped[region] if region in leaves else plain).extend(parts)
+        left = self._unreached_by_level_2(plain, inodes, views)
+        for region, parts in mapped.items():
+            rows = leaves[region]
+            left += self._unreached_in_region(ino, region, parts, inodes, rows, views, near)
+        return left
 
-    def _versions(self, table: str, columns: str, ino: int) -> list[tuple[int, ...]]:
-        """All versions of an inode's rows, `died` last; live rows die after every snapshot."""
+    def _views(self, without: int | None, *, live: bool) -> list[int]:
+        """The epochs that views see; that of the live view, whose rows are written now, is last."""
+        self._store.flush()
+        found: list[int] = [s.epoch for s in self._store.all_snapshots if s.epoch != without]
+        return [*found, self._store.epochs.current] if live else found
+
+    def _unreached_by_level_2(
+        self, left: list[Run], inodes: _Versions, views: Sequence[int]
+    ) -> list[Run]:
+        for _, layer, layer_end, _ in inodes.seen_by(views):
+            if not left:
+                break
+            left = [
+                Run(max(run.start, layer_end), run.stop, run.layer) if run.layer == layer else run
+                for run in left
+                if run.layer != layer or run.stop > layer_end
+            ]
+        return left
+
+    def _unreached_in_region(
+        self,
+        ino: int,
+        region: int,
+        left: list[Run],
+        inodes: _Versions,
+        leaves: _Versions,
+        views: Sequence[int],
+        near: int,
+    ) -> list[Run]:
+        """The nearest views first, because they have most in common."""
+        looked: set[tuple[int, ...]] = set()
+        for epoch in sorted(views, key=lambda view: abs(view - near)):
+            if not left:
+                break
+            inode = inodes.at(epoch)
+            if inode is None:
+                continue
+            row = leaves.at(epoch)
+            identity = inode[1:3] if row is None else row[:1]
+            if identity in looked:
+                continue
+            looked.add(identity)
+            value = base_value(region, *inode[1:3]) if row is None else self._leaf(ino, region, row)
+            left = unmatched(region, value, left)
+        return left
+
+    def _leaf(self, ino: int, region: int, row: tuple[int, ...]) -> LeafValue:
+        """The map of a version of a leaf row, by its `born`."""
+        key = (ino, region, row[0])
+        table = "leaf" if row[-1] == _NEVER else "leaf_past"
+        found = self._store.db.execute(
+            f"SELECT map FROM {table} WHERE ino = ? AND region = ? AND born = ?", key
+        ).fetchone()
+        value: LeafValue = found[0]
+        return value
+
+    def _versions(
+        self, table: str, columns: str, ino: int, *, naming: tuple[int, bytes] | None = None
+    ) -> list[tuple[int, ...]]:
+        """All versions of an inode's rows, `died` last; live rows die after every view.
+
+        Args:
+            naming: of leaf rows those whose map is this number, or holds these bytes.
+        """
+        where, values = "ino = ?", (ino, *(naming or ()))
+        if naming:
+            where += " AND (map = ? OR typeof(map) = 'blob' AND instr(map, ?))"
         return self._store.db.execute(
-            f"SELECT {columns}, 1 << 62 FROM {table} WHERE ino = ?"
-            f" UNION ALL SELECT {columns}, died FROM {table}_past WHERE ino = ?",
-            (ino, ino),
+            f"SELECT {columns}, {_NEVER} FROM {table} WHERE {where}"
+            f" UNION ALL SELECT {columns}, died FROM {table}_past WHERE {where}",
+            (*values, *values),
         ).fetchall()
-
-    def reachable(self, ino: int, without: int | None = None) -> LayerRanges:
-        """What the live view and the snapshots reach of an inode."""
-        ranges = self.snapshot_ranges(ino, without)
-        for layer, live in self._live_ranges(ino).items():
-            ranges[layer] = union([*ranges.get(layer, []), *live])
-        return ranges
-
-    def _live_ranges(self, ino: int) -> LayerRanges:
-        inode = self._live._inode(ino)
-        return {} if inode is None else by_layer(mapped_runs(self._live, inode))
 
     def give_back(self, ino: int, layer: int) -> None:
         """Punch or remove what nothing reaches in one layer, if `may_give_back`."""
-        is_sealed = layer <= self._store.epochs.newest
-        ranges = (self.reachable(ino) if is_sealed else self._live_ranges(ino)).get(layer)
-        if not ranges:
+        data = self._layers.data_ranges(ino, layer)
+        blocks = union((start // BLOCK, -(-stop // BLOCK)) for start, stop in data)
+        there = [Run(start, stop, Layer(layer)) for start, stop in blocks]
+        free = union((run.start, run.stop) for run in self.unreached(ino, there))
+        if free == blocks and not self._is_named(ino, layer):
             self._layers.remove(ino, layer)
             return
-        kept = [(start * BLOCK, stop * BLOCK) for start, stop in ranges]
-        for start, stop in subtract(self._layers.data_ranges(ino, layer), kept):
-            # Up to the end of the block: a part of one would be zeroed, and not freed.
-            self._layers.punch(ino, layer, start, -(-stop // BLOCK) * BLOCK)
+        for start, stop in free:
+            self._layers.punch(ino, layer, start * BLOCK, stop * BLOCK)
+
+    def _is_named(self, ino: int, layer: int) -> bool:
+        """Whether the map of any view names a layer, be there data or not."""
+        views = [view for view in self._views(None, live=True) if view >= layer]
+        inodes = _Versions(self._versions("inode", "born, layer, layer_end", ino))
+        leaves = self._leaf_versions(ino)
+        for view in views:
+            inode = inodes.at(view)
+            if inode is None or inode[1] != layer:
+                continue
+            for region in range(-(-inode[2] // REGION_BLOCKS)):
+                if region not in leaves or leaves[region].at(view) is None:
+                    return True
+        naming = self._leaf_versions(ino, naming=(layer, layer.to_bytes(4, "little")))
+        return any(
+            layer in expand(self._leaf(ino, region, row))
+            for region, rows in naming.items()
+            for row in rows.seen_by(views)
+        )
+
+    def _leaf_versions(
+        self, ino: int, *, naming: tuple[int, bytes] | None = None
+    ) -> dict[int, _Versions]:
+        """By region, without the maps: those are long."""
+        found: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)
+        for row in self._versions("leaf", "born, region", ino, naming=naming):
+            found[row[1]].append(row)
+        return {region: _Versions(rows) for region, rows in found.items()}
 
 
-def only_in(some: LayerRanges, other: LayerRanges) -> list[Run]:
-    """The blocks of *some* that are not in *other*; a block is its number and its layer."""
-    return [
-        Run(start, stop, Layer(layer))
-        for layer, ranges in some.items()
-        for start, stop in subtract(ranges, other.get(layer, []))
-    ]
+class _Versions:
+    """Rows of one key: (born, ..., died); which one a view sees."""
+
+    def __init__(self, rows: list[tuple[int, ...]]) -> None:
+        self._rows = sorted(rows)
+        self._born = [row[0] for row in self._rows]
+
+    def at(self, epoch: int) -> tuple[int, ...] | None:
+        index = bisect_right(self._born, epoch) - 1
+        if index < 0 or self._rows[index][-1] <= epoch:
+            return None
+        return self._rows[index]
+
+    def seen_by(self, views: Sequence[int]) -> list[tuple[int, ...]]:
+        """Rows that any of these epochs sees."""
+        return [row for row in dict.fromkeys(map(self.at, views)) if row is not None]
