@@ -52,6 +52,8 @@ class VolumeInfo:
     """Bytes that an exact volume holds of the pool's disk, beyond what it uses."""
     unreserved: int = 0
     """Bytes of its guarantee that it could not get back, because others took them."""
+    lists_snapshots: bool = False
+    """Whether a mount lists `.snapshots` in its root, unless it is told otherwise."""
 
 
 def create_pool(directory: Path) -> Pool:
@@ -208,6 +210,7 @@ def volume_info(path: Path) -> VolumeInfo:
             snapshots=tuple(volume.snapshots()),
             reserved=volume.reserved,
             unreserved=volume.unreserved,
+            lists_snapshots=volume.lists_snapshots,
         )
 
 
