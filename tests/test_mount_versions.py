@@ -20,7 +20,7 @@ import pytest
 from nasfs.errors import Failed, NasError
 from nasfs.fuse.mount import mount_in_background
 from nasfs.fuse.snapdir import SnapshotDirectory
-from nasfs.volume import FsError, Volume, create_pool, create_volume, open_volume
+from nasfs.volume import FsError, Volume, create_pool, create_volume, open_volume, volume_info
 from tests.mounts import TestMount, failing, mounted
 
 pytestmark = pytest.mark.mount
@@ -353,6 +353,53 @@ def ended(mount: TestMount) -> None:
     """Ask, and take whatever comes."""
     with suppress(NasError):
         restore(mount, "d", "copy")
+
+
+@pytest.mark.parametrize("moment", ["at once", "when it is kept", "when it is done"])
+def test_a_mount_that_is_killed_while_it_rolls_back_shows_one_state_or_the_other(
+    tmp_path: Path, moment: str
+) -> None:
+    create_volume(create_pool(tmp_path / "pool"), "home", size=1 << 40)
+    mount = TestMount(tmp_path)
+    mount.root.mkdir()
+    chance = random.Random(moment)
+    try:
+        mount.mount()
+        change_tree(mount.root, chance, 40, "a")
+        mount.snapshot("s")
+        then = seen(mount.root)
+        change_tree(mount.root, chance, 80, "b")
+        mount.control.call("commit")
+        before = seen(mount.root)
+        thread = threading.Thread(target=rolled_back, args=(mount,))
+        thread.start()
+        if moment == "when it is kept":
+            while not kept_is_there(mount.volume_path) and thread.is_alive():
+                pass
+        elif moment == "when it is done":
+            thread.join()
+        mount.kill()
+        thread.join()
+        mount.mount()
+        now, kept = seen(mount.root), (mount.root / ".snapshots/kept").exists()
+        assert now in (before, then)
+        assert kept or now == before
+        assert moment != "when it is done" or now == then
+        if kept:
+            assert seen(mount.root / ".snapshots/kept") == before
+        mount.unmount()
+        mount.check()
+    finally:
+        mount.clean_up()
+
+
+def rolled_back(mount: TestMount) -> None:
+    with suppress(NasError):
+        mount.control.call("rollback", name="s", keep_as="kept")
+
+
+def kept_is_there(path: Path) -> bool:
+    return any(snapshot.name == "kept" for snapshot in volume_info(path).snapshots)
 
 
 # the listing of `.snapshots` itself

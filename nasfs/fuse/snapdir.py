@@ -24,6 +24,9 @@ FIRST_SNAPSHOT_NUMBER = 1 << INO_BITS
 NAME_S = 1.0
 """Seconds that the kernel may keep the name of a snapshot: it can be destroyed or renamed."""
 
+TREES = 256
+"""Snapshots that are browsed at once without beginning anew."""
+
 _FIRST_COOKIE = 2
 """Cookies up to it are those of "." and ".."."""
 
@@ -144,6 +147,8 @@ class SnapshotTrees:
                 tree = SnapshotTree(self._volume, Epoch(epoch), self.directory)
             except NoSuchSnapshot as exc:
                 raise FsError(errno.ESTALE) from exc
+            if len(self._trees) >= TREES:
+                del self._trees[next(iter(self._trees))]
             self._trees[epoch] = tree
         return tree
 
