@@ -291,6 +291,23 @@ def test_who_has_a_restored_file_open_sees_the_old_content_and_a_replaced_one_li
     assert (mount.root / ".snapshots/s/same").read_bytes() == b"as it was"
 
 
+def test_who_stands_in_a_directory_that_is_replaced_stands_in_a_removed_one(
+    mount: TestMount,
+) -> None:
+    (mount.root / "d").mkdir()
+    mount.snapshot("s")
+    (mount.root / "d/later").mkdir()
+    (mount.root / "d/file").write_text("x")
+    held = [os.open(mount.root / "d" / name, os.O_PATH) for name in ("later", "file")]
+    try:
+        restore(mount, "d", "d")
+        assert [os.stat(f"/proc/self/fd/{fd}").st_nlink for fd in held] == [0, 0]
+        assert os.listdir(mount.root / "d") == []
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
 def test_requests_and_commits_go_on_while_data_is_copied(mount: TestMount) -> None:
     (mount.root / "big").write_bytes(os.urandom(40 << 20))
     mount.snapshot("s")
