@@ -34,9 +34,10 @@ from nasfs.volume.store import common_ancestor
 from replication.endpoint import SnapshotRef
 from replication.local import VolumeSink, VolumeSource
 
-from .crash_disk import Log, RecordingMedia, write_image
+from .crash_disk import Disk, Log, Luck, RecordingMedia, read_image, write_image
 from .crash_history import History, fresh, place_in_memory, reclaim_all
 from .crash_model import look
+from .crash_sqlite import watched
 from .test_volume_delta import change_something, transfer, whole
 from .test_volume_model import layer_bytes
 
@@ -469,3 +470,58 @@ def test_a_tree_that_is_too_large_is_refused_before_anything_is_done(
         with pytest.raises(Refused, match="too many"):
             restore(volume, "s", b"d", b"copy")
         assert look(volume) == before
+
+
+@pytest.mark.parametrize("what", ["restore", "copy", "rollback"])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_power_may_go_before_any_operation_on_the_disk(
+    place: Path, what: str, seed: int
+) -> None:
+    chance = random.Random(seed)
+    image, _ = fresh(place)
+    write_image(image, place / "made")
+    with open_volume(place / "made") as volume:
+        change_something(volume, chance, 60)
+        volume.seal("s")
+        change_something(volume, chance, 40)
+        volume.seal("t")
+        change_something(volume, chance, 20)
+        volume.commit()
+        top = next(e.name for e, i in volume.readdir(ROOT_INO, 0, 1000) if i.is_dir)
+    write_image(image := read_image(place / "made"), place / "run")
+    media = RecordingMedia(Log(place / "run"))
+    with watched(media.log):
+        volume = open_volume(place / "run", media=media)
+        before = look(volume)
+        began = len(media.log)
+        if what == "rollback":
+            epoch = volume.snapshot("s").epoch
+            volume.seal("kept")
+            volume.rollback(epoch)
+        else:
+            target = top if what == "restore" else b"copy"
+            Restore(volume, "s", (top,), (target,), replace=True).run("kept")
+        after = look(volume)
+        acknowledged = len(media.log)
+        volume.abandon()
+    assert after.live != before.live
+    disk, found = Disk(image), Counter[str]()
+    for cut in range(began, acknowledged + 1):
+        disk.take(media.log.operations, cut)
+        write_image(disk.survivor(chance.choice(list(Luck)), chance), place / "cut")
+        with open_volume(place / "cut") as volume:
+            state = look(volume)
+            found["after" if state.live == after.live else "before"] += 1
+            assert state.live in (before.live, after.live)
+            assert state.live == after.live or cut < acknowledged
+            snapshots = dict(state.snapshots)
+            if "kept" in after.snapshots and (state.live == after.live or "kept" in snapshots):
+                assert snapshots.pop("kept") == before.live
+            assert snapshots == before.snapshots
+            reclaim_all(volume)
+            used = volume.statfs().used
+            assert volume.statfs().inodes == len({node.ino for node in state.live.values()})
+        assert is_sound(place / "cut")
+        assert layer_bytes(place / "cut") == used
+    assert found["before"] > 3
+    assert found["after"] > 0
