@@ -208,8 +208,9 @@ def test_own_and_shared_bytes_of_snapshots_add_up(node: NodeWorld) -> None:
     with open(root / "f", "r+b") as file:
         file.write(b"2" * 3 * block)
     node.run("snapshot", "create", "tank/space@two")
-    with open(root / "f", "r+b", buffering=0) as file:
+    with open(root / "f", "r+b") as file:
         file.write(b"3" * block)
+        file.flush()
         os.fsync(file.fileno())
 
     def figures() -> list[tuple[int, int]]:

@@ -42,6 +42,8 @@ def flags(*words: str) -> MountOptions:
         ("commit=30,commit=7", MountOptions(commit_interval_s=7.0)),
         ("commit=0", MountOptions()),
         ("noallow_other", MountOptions(allow_other=False)),
+        ("list_snapshots", MountOptions(list_snapshots=True)),
+        ("list_snapshots,nolist_snapshots", MountOptions(list_snapshots=False)),
         ("log=/var/log/nasfs.log", MountOptions(log_file="/var/log/nasfs.log")),
         ('log="/var/log/a,b.log",ro', MountOptions(frozenset({"ro"}), log_file="/var/log/a,b.log")),
         ("root=/nodes/east", MountOptions(root="/nodes/east")),

@@ -143,6 +143,98 @@ def test_a_volume_goes_back_and_keeps_what_it_was(node: NodeWorld, mounted: bool
     assert kinds.count("volume rolled back") >= 2
 
 
+@pytest.mark.parametrize("mounted", [True, False])
+def test_files_come_back(node: NodeWorld, mounted: bool) -> None:
+    name = f"tank/f{mounted:d}"
+    root = node.volume(name)
+    (root / "docs/sub").mkdir(parents=True)
+    (root / "docs/a").write_text("old")
+    (root / "docs/sub/b").write_bytes(b"x" * 10_000)
+    (root / os.fsdecode(b"\xff")).write_text("odd")
+    node.run("snapshot", "create", f"{name}@s")
+    before = tree(root)
+    (root / "docs/a").write_text("newer")
+    (root / "docs/sub/b").unlink()
+    (root / "docs/c").touch()
+    (root / os.fsdecode(b"\xff")).unlink()
+    changed = tree(root)
+    if not mounted:
+        node.run("volume", "unmount", name)
+    error = node.fails(3, "snapshot", "restore", f"{name}@s", "docs")
+    assert "docs is there already" in error
+    assert "--replace" in error
+    plan = node.json("snapshot", "restore", f"{name}@s", "/docs/", "--replace", "--dry-run")
+    assert (plan["files"], plan["directories"], plan["replaced"]) == (2, 2, 4)
+    assert (plan["shared_bytes"], plan["copied_bytes"]) == (4 * 4096, 0)
+    assert plan["kept_as"].startswith(f"{name}@before-restore-2")
+    words = node.run("snapshot", "restore", f"{name}@s", "docs", "--replace", "--dry-run")
+    assert words.startswith("would restore docs: 2 files, 2 directories; 16K shared")
+    assert len(node.json("snapshot", "list", name)) == 1
+    done = node.json("snapshot", "restore", f"{name}@s", "docs", "--replace")
+    assert {**done, "kept_as": ""} == {**plan, "path": "docs", "kept_as": ""}
+    copied = node.run("snapshot", "restore", f"{name}@s", "docs/a", "--to", "a")
+    assert copied == "restored a: 1 files, 0 directories; 0B shared with the snapshot, 4K copied\n"
+    odd = node.json("snapshot", "restore", f"{name}@s", os.fsdecode(b"\xff"))
+    assert (odd["to"], odd["kept_as"]) == ("\\xff", None)
+    if not mounted:
+        node.run("volume", "mount", name)
+    now = tree(root)
+    assert now.pop("a")[-1] == b"old"
+    assert now == before
+    kept = root / ".snapshots" / done["kept_as"].partition("@")[2]
+    assert tree(kept) == changed
+    lost = node.run("snapshot", "restore", f"{name}@s", "docs/a", "--replace", "--no-snapshot")
+    assert "1 files and directories there went" in lost
+    assert len(node.json("snapshot", "list", name)) == 2
+    node.run("volume", "unmount", name)
+    node.run("volume", "check", name)
+    assert "files restored" in [event["kind"] for event in node.json("events")]
+
+
+def test_what_can_not_be_restored_is_told_and_changes_nothing(node: NodeWorld) -> None:
+    root = node.volume("tank/fx")
+    (root / "f").write_text("x")
+    node.run("snapshot", "create", "tank/fx@s")
+    before = tree(root)
+    for code, *words in (
+        (1, "tank/fx@s", "none"),
+        (1, "tank/fx@none", "f"),
+        (1, "tank/none@s", "f"),
+        (1, "tank/fx@s", "f", "--to", "none/f"),
+        (2, "tank/fx@s", "../f"),
+        (2, "tank/fx@s", "f", "--to", ".snapshots/f"),
+        (2, "tank/fx@s", "f", "--no-snapshot"),
+        (2, "group@s", "f"),
+        (2, "tank/fx", "f"),
+        (3, "tank/fx@s", "f"),
+        (3, "tank/fx@s", "/", "--replace"),
+    ):
+        error = node.fails(int(code), "snapshot", "restore", *map(str, words))
+        assert "hint: " in error or code == 1, words
+    assert tree(root) == before
+    assert len(node.json("snapshot", "list", "tank/fx")) == 1
+
+
+def test_the_root_lists_snapshots_if_the_volume_says_so(node: NodeWorld) -> None:
+    root = node.volume("tank/l")
+    assert os.listdir(root) == []
+    assert "hidden" in node.run("volume", "show", "tank/l")
+    node.run("volume", "set", "tank/l", "--list-snapshots", "on")
+    assert os.listdir(root) == [".snapshots"]
+    assert node.json("volume", "show", "tank/l")["list_snapshots"] is True
+    node.run("volume", "unmount", "tank/l")
+    node.run("volume", "mount", "tank/l")
+    assert os.listdir(root) == [".snapshots"]
+    node.run("volume", "unmount", "tank/l")
+    node.run("volume", "set", "tank/l", "--list-snapshots", "off")
+    node.run("volume", "mount", "tank/l")
+    assert os.listdir(root) == []
+    node.fails(2, "volume", "set", "tank/l")
+    node.fails(2, "volume", "set", "tank/l", "--list-snapshots", "maybe")
+    node.fails(2, "volume", "set", "tank/l", "--list-snapshots", "on", "--mountpoint", "/a/../b")
+    assert os.listdir(root) == []
+
+
 def test_a_volume_of_a_group_does_not_go_back_alone(node: NodeWorld) -> None:
     node.volume("tank/rg", mount=False)
     node.run("group", "create", "rgroup", "tank/rg")

@@ -31,10 +31,14 @@ from nasfs.volume import (
     volume_path,
 )
 from nasfs.volume.store import common_ancestor
+from replication.endpoint import SnapshotRef
+from replication.local import VolumeSink, VolumeSource
 
-from .crash_disk import Log, RecordingMedia, write_image
+from .crash_disk import Disk, Log, Luck, RecordingMedia, read_image, write_image
 from .crash_history import History, fresh, place_in_memory, reclaim_all
 from .crash_model import look
+from .crash_sqlite import watched
+from .test_volume_delta import change_something, transfer, whole
 from .test_volume_model import layer_bytes
 
 
@@ -403,3 +407,121 @@ def test_a_snapshot_that_is_destroyed_meanwhile_ends_it(path: Path) -> None:
         reclaim_all(volume)
         assert volume.statfs().used == 0
     assert is_sound(path)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_delta_over_restores_makes_an_equal_copy(pool: Pool, seed: int) -> None:
+    chance = random.Random(seed)
+    for name in ("active", "passive"):
+        create_volume(pool, name, size=1 << 40)
+    active, passive = volume_path(pool, "active"), volume_path(pool, "passive")
+    base, restores = None, 0
+    with open_volume(active) as volume:
+        for number in range(6):
+            change_something(volume, chance, 40)
+            for step in range(4 if number else 0):
+                restores += restore_something(volume, chance)
+                volume.seal(f"{number}-{step}")  # is skipped
+                change_something(volume, chance, 3)
+            sealed = volume.seal(f"s{number}", snap_group="g")
+            source, sink = VolumeSource(active), VolumeSink(passive)
+            target = SnapshotRef(sealed.guid, sealed.name, sealed.time_ns, sealed.snap_group)
+            transfer(source, sink, base, target)
+            base = target.guid
+            sink.close()
+            source.close()
+            with open_volume(passive) as copy:
+                seen = copy.view(copy.snapshot(target.guid).epoch)
+                assert whole(seen) == whole(volume.view(sealed.epoch))
+    assert restores > 8
+    assert is_sound(active)
+    assert is_sound(passive)
+
+
+def restore_something(volume: Volume, chance: random.Random) -> bool:
+    """Any path of any snapshot to its place, if that can be."""
+    snapshot = chance.choice(volume.snapshots())
+    view = volume.view(snapshot.epoch)
+    path: list[bytes] = []
+    inode = view.getattr(ROOT_INO)
+    while inode.is_dir:
+        page = view.readdir(inode.ino, 0, 1000)
+        if not page or (path and chance.random() < 0.3):
+            break
+        entry, inode = chance.choice(page)
+        path.append(entry.name)
+    try:
+        Restore(volume, snapshot.name, tuple(path), tuple(path), replace=True).run("")
+    except (Failed, Refused):
+        return False
+    return True
+
+
+def test_a_tree_that_is_too_large_is_refused_before_anything_is_done(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nasfs.volume.restore.OBJECTS_MAX", 20)
+    with open_volume(path) as volume:
+        directory = volume.mkdir(ROOT_INO, b"d", 0o755, uid=0, gid=0).ino
+        for number in range(30):
+            volume.mknod(directory, b"%d" % number, stat.S_IFREG | 0o644, uid=0, gid=0)
+        volume.seal("s")
+        before = look(volume)
+        with pytest.raises(Refused, match="too many"):
+            restore(volume, "s", b"d", b"copy")
+        assert look(volume) == before
+
+
+@pytest.mark.parametrize("what", ["restore", "copy", "rollback"])
+@pytest.mark.parametrize("seed", range(2))
+def test_the_power_may_go_before_any_operation_on_the_disk(
+    place: Path, what: str, seed: int
+) -> None:
+    chance = random.Random(seed)
+    image, _ = fresh(place)
+    write_image(image, place / "made")
+    with open_volume(place / "made") as volume:
+        change_something(volume, chance, 60)
+        volume.seal("s")
+        change_something(volume, chance, 40)
+        volume.seal("t")
+        change_something(volume, chance, 20)
+        volume.commit()
+        top = next(e.name for e, i in volume.readdir(ROOT_INO, 0, 1000) if i.is_dir)
+    write_image(image := read_image(place / "made"), place / "run")
+    media = RecordingMedia(Log(place / "run"))
+    with watched(media.log):
+        volume = open_volume(place / "run", media=media)
+        before = look(volume)
+        began = len(media.log)
+        if what == "rollback":
+            epoch = volume.snapshot("s").epoch
+            volume.seal("kept")
+            volume.rollback(epoch)
+        else:
+            target = top if what == "restore" else b"copy"
+            Restore(volume, "s", (top,), (target,), replace=True).run("kept")
+        after = look(volume)
+        acknowledged = len(media.log)
+        volume.abandon()
+    assert after.live != before.live
+    disk, found = Disk(image), Counter[str]()
+    for cut in range(began, acknowledged + 1):
+        disk.take(media.log.operations, cut)
+        write_image(disk.survivor(chance.choice(list(Luck)), chance), place / "cut")
+        with open_volume(place / "cut") as volume:
+            state = look(volume)
+            found["after" if state.live == after.live else "before"] += 1
+            assert state.live in (before.live, after.live)
+            assert state.live == after.live or cut < acknowledged
+            snapshots = dict(state.snapshots)
+            if "kept" in after.snapshots and (state.live == after.live or "kept" in snapshots):
+                assert snapshots.pop("kept") == before.live
+            assert snapshots == before.snapshots
+            reclaim_all(volume)
+            used = volume.statfs().used
+            assert volume.statfs().inodes == len({node.ino for node in state.live.values()})
+        assert is_sound(place / "cut")
+        assert layer_bytes(place / "cut") == used
+    assert found["before"] > 3
+    assert found["after"] > 0

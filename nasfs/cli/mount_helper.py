@@ -14,11 +14,15 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nasfs.errors import ConfigError, Failed, NasError
 from nasfs.node.places import Places
 
 from .mount_options import MountOptions, parse_options
+
+if TYPE_CHECKING:
+    from nasfs.fuse.background import Order
 
 OK = 0
 USAGE = 1
@@ -110,6 +114,7 @@ def _mount(
         commit_interval_s=options.commit_interval_s or found.commit_interval_s,
         allow_other=options.allow_other,
         flags=options.flags,
+        list_snapshots=options.list_snapshots,
         log_file=Path(options.log_file) if options.log_file else found.log_file,
         timeout_s=MOUNT_S,
     )
@@ -135,7 +140,7 @@ def _remount(
     snapshot = mounted.source.rpartition("/")[2].partition("@")[2]
     if order is not None:
         snapshot = order.snapshot or ""
-        _check_same(options, order.commit_interval_s, snapshot, order.log_file, order.allow_other)
+        _check_same(options, order, snapshot)
     if snapshot and "ro" not in options.flags:
         raise Failed(f"{path} is a snapshot: it cannot be remounted read-write")
     if fake:
@@ -149,19 +154,14 @@ def _remount(
     say(f"{source} remounted on {path}")
 
 
-def _check_same(
-    options: MountOptions,
-    commit_interval_s: float,
-    snapshot: str,
-    log_file: str | None,
-    allow_other: bool,
-) -> None:
+def _check_same(options: MountOptions, order: Order, snapshot: str) -> None:
     """Raises UsageError for an option that a remount cannot change."""
     asked = {
-        "commit": (options.commit_interval_s, commit_interval_s),
+        "commit": (options.commit_interval_s, order.commit_interval_s),
         "snapshot": (options.snapshot or None, snapshot),
-        "log": (options.log_file or None, log_file),
-        "noallow_other": (False if not options.allow_other else None, allow_other),
+        "log": (options.log_file or None, order.log_file),
+        "noallow_other": (False if not options.allow_other else None, order.allow_other),
+        "list_snapshots": (options.list_snapshots, order.list_snapshots),
     }
     for name, (wanted, running) in asked.items():
         if wanted is not None and wanted != running:

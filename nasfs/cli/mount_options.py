@@ -50,7 +50,10 @@ _SHOWN = "user_id group_id max_read blksize"
 
 _VALUES_FOR_OTHERS = frozenset(f"{_WITH_VALUE} {_SHOWN}".split())
 
-OURS = "snapshot=NAME, commit=SECONDS, log=FILE, noallow_other, root=DIR"
+OURS = (
+    "snapshot=NAME, commit=SECONDS, log=FILE, list_snapshots, nolist_snapshots, noallow_other,"
+    " root=DIR"
+)
 
 COMMIT_S = (0.05, 3600.0)
 """The shortest and the longest interval."""
@@ -68,6 +71,8 @@ class MountOptions:
     """None: as the node's configuration says."""
     log_file: str = ""
     allow_other: bool = True
+    list_snapshots: bool | None = None
+    """Whether the root lists `.snapshots`; None: as the volume says."""
     root: str = ""
     """The node's root, where several live on one machine; empty: the system's places."""
 
@@ -84,6 +89,7 @@ def parse_options(text: str, *, sloppy: bool = False) -> MountOptions:
     flags: set[str] = set()
     ours = {"snapshot": "", "commit": "", "log": "", "root": ""}
     remount, allow_other = False, True
+    list_snapshots: bool | None = None
     for word in _split(text):
         name, equals, value = word.partition("=")
         if word in _FLAGS:
@@ -93,6 +99,8 @@ def parse_options(text: str, *, sloppy: bool = False) -> MountOptions:
             remount = True
         elif word == "noallow_other":
             allow_other = False
+        elif word in ("list_snapshots", "nolist_snapshots"):
+            list_snapshots = word == "list_snapshots"
         elif equals and name in ours:
             ours[name] = _check_value(name, value)
         elif not (_is_for_others(word) or sloppy):
@@ -104,6 +112,7 @@ def parse_options(text: str, *, sloppy: bool = False) -> MountOptions:
         commit_interval_s=_commit_interval(ours["commit"]),
         log_file=ours["log"],
         allow_other=allow_other,
+        list_snapshots=list_snapshots,
         root=ours["root"],
     )
 

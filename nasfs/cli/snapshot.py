@@ -168,6 +168,51 @@ def diff(
 
 
 @app.command()
+def restore(
+    snapshot: Snapshot,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="From the volume's root.")],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="PATH", help="Another place in the volume.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="What is there now goes; a snapshot keeps it.")
+    ] = False,
+    no_snapshot: Annotated[
+        bool, typer.Option("--no-snapshot", help="Keep nothing of what is replaced.")
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a file or a tree back as it was, or nothing of it."""
+    from nasfs.errors import ConfigError
+    from nasfs.node.messages import RestoreView, SnapshotRestore
+    from nasfs.node.paths import from_command_line
+    from nasfs.node.words import LONG_S, render_size
+
+    parse_snapshot(snapshot)
+    if no_snapshot and not replace:
+        raise ConfigError("--no-snapshot is for --replace", hint="nothing is lost without it")
+    text, raw = from_command_line(path)
+    to_text, to_raw = (None, None) if to is None else from_command_line(to)
+    body = SnapshotRestore(
+        snapshot, text, raw, to_text, to_raw, replace, keep=not no_snapshot, dry_run=dry_run
+    )
+    view = client().post("/v1/snapshots/restore", RestoreView, body, timeout_s=LONG_S)
+    if as_json:
+        print_json(view)
+        return
+    typer.echo(
+        f"{'would restore' if dry_run else 'restored'} {view.to}: {view.files} files,"
+        f" {view.directories} directories; {render_size(view.shared_bytes)} shared with the"
+        f" snapshot, {render_size(view.copied_bytes)} copied"
+    )
+    if view.kept_as is not None:
+        typer.echo(f"what {'is' if dry_run else 'was'} replaced is kept as {view.kept_as}")
+    elif view.replaced:
+        typer.echo(f"{view.replaced} files and directories there {'go' if dry_run else 'went'}")
+
+
+@app.command()
 def rollback(snapshot: Snapshot, dry_run: DryRun = False, as_json: Json = False) -> None:
     """A volume in no group becomes what it was; what it is now is kept as another snapshot."""
     from nasfs.node.messages import RollbackView, SnapshotRollback

@@ -112,6 +112,7 @@ def _print(view: VolumeView) -> None:
                     ("reserved", _reserved(view)),
                     ("inodes", view.inodes),
                     ("snapshots", view.snapshots),
+                    (".snapshots", "listed" if view.list_snapshots else "hidden"),
                 )
                 if view.provision
                 else ()
@@ -143,12 +144,28 @@ def unmount(name: Volume) -> None:
 
 @app.command("set")
 def set_(
-    name: Volume, mountpoint: Annotated[Path, typer.Option(metavar="DIR", parser=path)]
+    name: Volume,
+    mountpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where it is mounted, from its next mount on."),
+    ] = None,
+    list_snapshots: Annotated[
+        str, typer.Option(metavar="on|off", help="Whether `ls -a` of its root shows .snapshots.")
+    ] = "",
 ) -> None:
-    """Change where it is mounted, from its next mount on."""
+    """Change where it is mounted, or what its root shows."""
+    from nasfs.errors import ConfigError
     from nasfs.node.messages import VolumeSet, VolumeView
 
-    client().patch(_url(name), VolumeView, VolumeSet(str(mountpoint.absolute())))
+    if list_snapshots not in ("", "on", "off"):
+        raise ConfigError(f"--list-snapshots {list_snapshots}: it is on or off")
+    if mountpoint is None and not list_snapshots:
+        raise ConfigError("nothing to set", hint="give --mountpoint or --list-snapshots")
+    body = VolumeSet(
+        "" if mountpoint is None else str(mountpoint.absolute()),
+        list_snapshots == "on" if list_snapshots else None,
+    )
+    client().patch(_url(name), VolumeView, body)
 
 
 @app.command()

@@ -31,6 +31,7 @@ class Order(msgspec.Struct, frozen=True):
     allow_other: bool
     flags: tuple[str, ...]
     log_file: str | None
+    list_snapshots: bool | None = None
 
 
 def order_of(pid: int) -> Order | None:
@@ -124,6 +125,7 @@ def main(arguments: list[str]) -> int:
             commit_interval_s=order.commit_interval_s,
             allow_other=order.allow_other,
             flags=order.flags,
+            list_snapshots=order.list_snapshots,
             on_ready=reporter.serving,
         )
     except NasError as exc:

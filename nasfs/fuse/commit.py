@@ -195,6 +195,18 @@ class Committer:
             raise job.error
         return results[0]
 
+    async def in_steps(self, steps: Iterator[Callable[[], None]]) -> None:
+        """Do something long in small steps, between which requests are served and commits made.
+
+        Args:
+            steps: each may change the volume, and gives what is to be done in a thread before
+                the next one.
+        """
+        await self._gate.wait_open()
+        for prepare_next in steps:
+            await self._in_thread(prepare_next)
+            await self._gate.wait_open()
+
     async def run(self) -> None:
         """Commit whenever somebody waits for it, and every `interval_s` seconds if need be."""
         while True:

@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from nasfs.errors import ConfigError, Failed, NasError, Refused, Unreachable
+from nasfs.volume import Summary
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,30 @@ class RollBack(Request, tag="rollback", frozen=True):
     keep_as: str
 
 
+class RestorePath(Request, tag="restore", frozen=True):
+    """A file or tree of a snapshot comes back; the answer is a `Restored`."""
+
+    name: str
+    source: list[bytes]
+    """The names on the way from the root; bytes are base 64 in JSON."""
+    target: list[bytes]
+    replace: bool = False
+    keep_as: str = ""
+    """The snapshot that is taken if something is replaced; none if empty."""
+
+
+class Restored(msgspec.Struct, frozen=True):
+    summary: Summary
+    kept: bool
+    """Whether the snapshot was taken."""
+
+
+class ListSnapshots(Request, tag="list_snapshots", frozen=True):
+    """Whether the root lists `.snapshots`, from now on and after the next mount."""
+
+    on: bool
+
+
 class Resize(Request, tag="resize", frozen=True):
     """Another size, in bytes; durable when it is answered."""
 
@@ -142,6 +167,8 @@ AnyRequest = (
     | Hold
     | Release
     | RollBack
+    | RestorePath
+    | ListSnapshots
     | Resize
     | Stop
 )

@@ -70,6 +70,7 @@ def run_mount(
     on_ready: Callable[[], None] | None = None,
     allow_other: bool = True,
     flags: Collection[str] = (),
+    list_snapshots: bool | None = None,
 ) -> None:
     """Mount a volume and serve it until it is unmounted, stopped or signalled.
 
@@ -83,6 +84,7 @@ def run_mount(
         commit_interval_s: seconds after which everything is made durable unasked.
         on_ready: called when requests are being served.
         allow_other: let other users than the mounting one in.
+        list_snapshots: whether the root lists `.snapshots`; as the volume says if None.
         flags: of `KERNEL_FLAGS`.  With "ro" this process still owns the volume, and can be asked
             for snapshots; nobody changes a file, until it is remounted.
 
@@ -100,7 +102,7 @@ def run_mount(
         stack.callback(volume.close)
         volume.wait_for_disk(False)  # requests that need not wait go on meanwhile
         if snapshot is None:
-            trees = Trees.live(volume)
+            trees = Trees.live(volume, listed=list_snapshots)
             gate = Gate()
             writer = Writer(gate, Committer(volume, gate, interval_s=commit_interval_s))
         else:
@@ -112,7 +114,7 @@ def run_mount(
         if control is not None and writer is not None:
             listening = ControlSocket(control)
             stack.callback(listening.close)
-            service = Service(volume, path, trees, writer.committer)
+            service = Service(volume, path, trees, writer.committer, operations.known)
             server = ControlServer(
                 listening,
                 service.handlers(),
@@ -191,6 +193,7 @@ def mount_in_background(
     commit_interval_s: float = 5.0,
     allow_other: bool = True,
     flags: Collection[str] = (),
+    list_snapshots: bool | None = None,
     log_file: Path | None = None,
     timeout_s: float = 60.0,
 ) -> int:
@@ -214,6 +217,7 @@ def mount_in_background(
         commit_interval_s=commit_interval_s,
         allow_other=allow_other,
         flags=tuple(flags),
+        list_snapshots=list_snapshots,
         log_file=None if log_file is None else str(log_file.absolute()),
     )
     reading, writing = os.pipe()

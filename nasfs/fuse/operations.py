@@ -105,6 +105,11 @@ class Operations(pyfuse3.Operations):
         self.started = trio.Event()
         """Set when the kernel has said hello."""
 
+    @property
+    def known(self) -> KnownInodes:
+        """What the kernel knows of the live view."""
+        return self._known
+
     def init(self) -> None:
         self.started.set()
 

@@ -14,6 +14,7 @@ import trio
 from nasfs.errors import ConfigError, Refused
 from nasfs.fuse import control
 from nasfs.fuse.commit import Committer, Hold
+from nasfs.fuse.known import KnownInodes
 from nasfs.fuse.snapdir import SNAPSHOTS_INO, Trees, to_bytes
 from nasfs.fuse.versions import Versions
 from nasfs.volume import Snapshot, Volume
@@ -26,7 +27,12 @@ class Service:
     """One function per request; a change is durable when its function returns."""
 
     def __init__(
-        self, volume: Volume, mountpoint: Path, trees: Trees, committer: Committer
+        self,
+        volume: Volume,
+        mountpoint: Path,
+        trees: Trees,
+        committer: Committer,
+        known: KnownInodes,
     ) -> None:
         self._volume = volume
         self._mountpoint = mountpoint
@@ -34,7 +40,7 @@ class Service:
         self._committer = committer
         self._resizing = trio.Lock()
         self._held: dict[str, Hold] = {}
-        self._versions = Versions(volume, committer)
+        self._versions = Versions(volume, trees, committer, known)
 
     def handlers(self) -> control.Handlers:
         return {

@@ -1,6 +1,7 @@
 """`.snapshots/NAME/`: the sealed snapshots of a mounted volume, read-only, beside the live view.
 
-The directory can be reached by its name at the mount's root and is not listed there.  It knows
+The directory can be reached by its name at the mount's root, which does not list it unless the
+volume, or the mount, was told to.  It knows
 which tree an inode number belongs to: the live view's numbers are below 2**40, a snapshot's
 have its epoch above them, and the directory itself has a number that no file is given.
 `nasfs.fuse.previous` shows the same snapshots by their times.
@@ -34,9 +35,14 @@ NAME_S = 1.0
 """Seconds that the kernel may keep the name of a snapshot: it can be destroyed or renamed."""
 
 _BASE_MASK = ~(FIRST_SNAPSHOT_NUMBER - 1)
+TREES = 256
+"""Snapshots that are browsed at once without beginning anew."""
 
 _FIRST_COOKIE = 2
 """Cookies up to it are those of "." and ".."."""
+
+_OWN_COOKIE = 3
+"""Of `.snapshots` itself in the root; the engine's begin above."""
 
 
 def to_bytes(name: str) -> bytes:
@@ -66,9 +72,17 @@ class SnapshotTree(ViewTree):
 class LiveTree(ViewTree):
     """The live view, with `.snapshots` in its root."""
 
-    def __init__(self, volume: Volume, directory: SnapshotDirectory) -> None:
+    def __init__(self, volume: Volume, directory: SnapshotDirectory, *, listed: bool) -> None:
         super().__init__(volume)
         self._directory = directory
+        self.listed = listed
+        """Whether the root lists `.snapshots`."""
+
+    def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
+        if number != ROOT_INO or not self.listed or after >= _OWN_COOKIE:
+            return super().readdir(number, after, limit)
+        own = (SNAPSHOTS_NAME, self._directory.getattr(SNAPSHOTS_INO), _OWN_COOKIE)
+        return [own, *super().readdir(number, _OWN_COOKIE, limit - 1)]
 
     def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
         if name == SNAPSHOTS_NAME and number == ROOT_INO:
@@ -89,22 +103,22 @@ class SnapshotDirectory:
             return to_entry(self._volume.getattr(ROOT_INO))
         if name == PREVIOUS_NAME:
             return self.getattr(PREVIOUS_INO)
-        for snapshot in self._volume.snapshots():
-            if to_bytes(snapshot.name) == name:
-                return self._entry(snapshot)
-        raise FsError(errno.ENOENT)  # unlike an entry of 0, it is not remembered
+        snapshot = self._volume.find_snapshot(name.decode("utf-8", "surrogateescape"))
+        if snapshot is None:
+            raise FsError(errno.ENOENT)  # unlike an entry of 0, it is not remembered
+        return self._entry(snapshot)
 
     def getattr(self, number: int) -> pyfuse3.EntryAttributes:
-        snapshots = self._volume.snapshots()
         root = self._volume.getattr(ROOT_INO)
         entry = to_entry(root)
         entry.st_ino = pyfuse3.InodeT(number)
         entry.generation = 0
         entry.attr_timeout = 0
         entry.st_mode = pyfuse3.ModeT(stat.S_IFDIR | 0o555)
-        entry.st_nlink = 2 + len(snapshots)
+        entry.st_nlink = 2 + self._volume.snapshot_count
         entry.st_uid = entry.st_gid = entry.st_size = entry.st_blocks = 0
-        changed = snapshots[-1].time_ns if snapshots else root.btime_ns
+        newest = self._volume.newest_snapshot()
+        changed = root.btime_ns if newest is None else newest.time_ns
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = changed
         return entry
 
@@ -112,11 +126,11 @@ class SnapshotDirectory:
         return ROOT_INO
 
     def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
-        found = [s for s in self._volume.snapshots() if s.epoch + _FIRST_COOKIE > after]
-        return [(to_bytes(s.name), self._entry(s), s.epoch + _FIRST_COOKIE) for s in found[:limit]]
+        found = self._volume.snapshots_after(after - _FIRST_COOKIE, limit)
+        return [(to_bytes(s.name), self._entry(s), s.epoch + _FIRST_COOKIE) for s in found]
 
     def _entry(self, snapshot: Snapshot) -> pyfuse3.EntryAttributes:
-        root = self._volume.view(snapshot.epoch).getattr(ROOT_INO)
+        root = self._volume.root_of(snapshot.epoch)
         entry = to_entry(root, snapshot.epoch << INO_BITS)
         entry.entry_timeout = NAME_S
         return entry
@@ -153,6 +167,8 @@ class SnapshotTrees:
                 tree = SnapshotTree(self._volume, base, self.directory)
             except NoSuchSnapshot as exc:
                 raise FsError(errno.ESTALE) from exc
+            if len(self._trees) >= TREES:
+                del self._trees[next(iter(self._trees))]
             self._trees[base] = tree
         return tree
 
@@ -173,10 +189,15 @@ class Trees:
         self._snapshots = snapshots
 
     @classmethod
-    def live(cls, volume: Volume) -> Trees:
-        """The live view at the root, the snapshots below `.snapshots`."""
+    def live(cls, volume: Volume, *, listed: bool | None = None) -> Trees:
+        """The live view at the root, the snapshots below `.snapshots`.
+
+        Args:
+            listed: whether the root lists that; as the volume says if None.
+        """
         snapshots = SnapshotTrees(volume)
-        return cls(LiveTree(volume, snapshots.directory), snapshots)
+        listed = volume.lists_snapshots if listed is None else listed
+        return cls(LiveTree(volume, snapshots.directory, listed=listed), snapshots)
 
     @classmethod
     def as_of(cls, view: View) -> Trees:
@@ -193,6 +214,11 @@ class Trees:
         if self._snapshots is None:
             raise FsError(errno.ESTALE)
         return self._snapshots.of(number)
+
+    def list_snapshots(self, on: bool) -> None:
+        """Whether the root lists `.snapshots` from now on."""
+        if isinstance(self._root, LiveTree):
+            self._root.listed = on
 
     def forget_snapshot(self, epoch: Epoch) -> None:
         if self._snapshots is not None:

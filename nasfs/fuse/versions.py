@@ -15,19 +15,29 @@ import trio
 
 from nasfs.fuse import control
 from nasfs.fuse.commit import Committer
-from nasfs.volume import Snapshot, Volume
+from nasfs.fuse.known import KnownInodes
+from nasfs.fuse.snapdir import Trees
+from nasfs.volume import Restore, Snapshot, Touched, Volume
 
 
 class Versions:
     """The requests that bring an earlier state back; one at a time."""
 
-    def __init__(self, volume: Volume, committer: Committer) -> None:
+    def __init__(
+        self, volume: Volume, trees: Trees, committer: Committer, known: KnownInodes
+    ) -> None:
         self._volume = volume
+        self._trees = trees
         self._committer = committer
+        self._known = known
         self._alone = trio.Lock()
 
     def handlers(self) -> control.Handlers:
-        return {control.RollBack: self._roll_back}
+        return {
+            control.RollBack: self._roll_back,
+            control.RestorePath: self._restore,
+            control.ListSnapshots: self._list_snapshots,
+        }
 
     async def _roll_back(self, request: control.RollBack) -> Snapshot:
         async with self._alone:
@@ -43,6 +53,39 @@ class Versions:
         kept = self._volume.seal_nowait(request.keep_as)
         self._volume.rollback(target.epoch)
         return kept
+
+    async def _restore(self, request: control.RestorePath) -> control.Restored:
+        committer = self._committer
+        async with self._alone:
+            restore = Restore(
+                self._volume,
+                request.name,
+                tuple(request.source),
+                tuple(request.target),
+                replace=request.replace,
+            )
+            try:
+                await committer.in_steps(restore.plan())
+                await committer.in_steps(restore.stage())
+                kept, touched = await committer.at_commit(
+                    lambda: self._keep_and_apply(restore, request.keep_as)
+                )
+            except Exception:  # at the end of the mount it stays, for the next one to remove
+                await committer.in_steps(restore.abandon())
+                raise
+            await forget_entries(touched.entries)
+            await forget_inodes(touched.inodes)
+        return control.Restored(restore.summary(), kept)
+
+    def _keep_and_apply(self, restore: Restore, keep_as: str) -> tuple[bool, Touched]:
+        kept = restore.ready() and keep_as != ""
+        if kept:
+            self._volume.seal_nowait(keep_as)
+        return kept, restore.apply(self._known.outliving)
+
+    async def _list_snapshots(self, request: control.ListSnapshots) -> None:
+        await self._committer.at_commit(lambda: self._volume.list_snapshots_nowait(request.on))
+        self._trees.list_snapshots(request.on)
 
 
 async def forget_inodes(numbers: Iterable[int]) -> None:

@@ -53,6 +53,7 @@ from .messages import (
     SnapshotName,
     SnapshotRelease,
     SnapshotRename,
+    SnapshotRestore,
     SnapshotRollback,
     VolumeCreate,
     VolumeDestroy,
@@ -105,7 +106,7 @@ async def _show_volume(services: Services, body: Nothing, params: Params) -> obj
 
 
 async def _set_volume(services: Services, body: VolumeSet, params: Params) -> object:
-    return await services.run(inventory.move_mountpoint, _volume(params), body.mountpoint)
+    return await services.run(versions.set_volume, _volume(params), body)
 
 
 async def _mount(services: Services, body: Nothing, params: Params) -> object:
@@ -169,6 +170,10 @@ async def _diff(services: Services, body: Nothing, params: Params) -> object:
     return LinesResponse(
         diff, lambda: map(versions.diff_view, diff.entries()), lambda: DiffCounts(**diff.counts)
     )
+
+
+async def _restore(services: Services, body: SnapshotRestore, params: Params) -> object:
+    return await services.run(versions.restore, body)
 
 
 async def _roll_back(services: Services, body: SnapshotRollback, params: Params) -> object:
@@ -246,6 +251,7 @@ ROUTES = (
     Route("POST", "/v1/schedules/prune", SchedulePrune, schedules.prune),
     Route("POST", "/v1/schedules/explain", ScheduleExplain, schedules.explain),
     Route("GET", "/v1/snapshots/diff", Nothing, _diff),
+    Route("POST", "/v1/snapshots/restore", SnapshotRestore, _restore),
     Route("POST", "/v1/snapshots/rollback", SnapshotRollback, _roll_back),
     Route("GET", "/v1/groups", Nothing, _plain(groups.group_views)),
     Route("POST", "/v1/groups", GroupCreate, _make_group),

@@ -156,6 +156,7 @@ def volume_view(node: Node, row: VolumeRow) -> VolumeView:
         reserved=0,
         unreserved=0,
         snapshots=0,
+        list_snapshots=False,
         group=group.name if group else "",
         mountpoint=mount.mountpoint or str(node.mountpoint(row)),
         wanted=bool(row.wanted),
@@ -178,6 +179,7 @@ def volume_view(node: Node, row: VolumeRow) -> VolumeView:
         reserved=found.reserved,
         unreserved=unreserved,
         snapshots=len(found.snapshots),
+        list_snapshots=found.lists_snapshots,
         problem=base.problem or _lacks(unreserved),
     )
 

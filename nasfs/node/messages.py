@@ -65,7 +65,10 @@ class VolumeRename(Request, frozen=True):
 
 
 class VolumeSet(Request, frozen=True):
-    mountpoint: str
+    """What is given is changed."""
+
+    mountpoint: str = ""
+    list_snapshots: bool | None = None
 
 
 class VolumeResize(Request, frozen=True):
@@ -90,6 +93,8 @@ class VolumeView(msgspec.Struct, frozen=True):
     unreserved: int
     """Bytes that its guarantee lacks, because others have taken them; 0 is well."""
     snapshots: int
+    list_snapshots: bool
+    """Whether its mounts show ``.snapshots`` in the listing of the root."""
     group: str
     mountpoint: str
     wanted: bool
@@ -159,6 +164,22 @@ class SnapshotRollback(Request, frozen=True):
     dry_run: bool = False
 
 
+class SnapshotRestore(Request, frozen=True):
+    """Paths begin at the volume's root; what is not UTF-8 is given as raw, in base 64."""
+
+    snapshot: str
+    """POOL/VOLUME@NAME"""
+    path: str
+    path_raw: str | None = None
+    to: str | None = None
+    to_raw: str | None = None
+    replace: bool = False
+    """What is at the target may go."""
+    keep: bool = True
+    """Take a snapshot first, if something is replaced."""
+    dry_run: bool = False
+
+
 class DiffEntryView(msgspec.Struct, frozen=True):
     """One path that differs; paths begin at the volume's root, without a slash."""
 
@@ -181,6 +202,22 @@ class DiffCounts(msgspec.Struct, frozen=True):
     removed: int = 0
     renamed: int = 0
     changed: int = 0
+
+
+class RestoreView(msgspec.Struct, frozen=True):
+    snapshot: str
+    path: str
+    to: str
+    files: int
+    """All but directories."""
+    directories: int
+    shared_bytes: int
+    """In blocks that the snapshot has, too."""
+    copied_bytes: int
+    replaced: int
+    """Live files and directories that were in the place."""
+    kept_as: str | None
+    """POOL/VOLUME@NAME of the snapshot that keeps what was replaced."""
 
 
 class RollbackView(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ from nasfs.volume.pool import (
     volume_path,
 )
 from nasfs.volume.repair import Repair, RepairOutcome, repair_volume
-from nasfs.volume.restore import Restore
+from nasfs.volume.restore import Restore, Summary, Touched
 from nasfs.volume.types import (
     BLOCK,
     FIRST_INO,
@@ -94,6 +94,8 @@ __all__ = [
     "SnapshotExists",
     "SnapshotHeld",
     "SnapshotState",
+    "Summary",
+    "Touched",
     "View",
     "Volume",
     "VolumeBusy",

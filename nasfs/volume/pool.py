@@ -54,6 +54,8 @@ class VolumeInfo:
     """Bytes of its guarantee that it could not get back, because others took them."""
     pending: tuple[str, ...] = ()
     """Snap groups of which its snapshot is sealed and not offered yet."""
+    lists_snapshots: bool = False
+    """Whether a mount lists `.snapshots` in its root, unless it is told otherwise."""
 
 
 def create_pool(directory: Path) -> Pool:
@@ -211,6 +213,7 @@ def volume_info(path: Path) -> VolumeInfo:
             reserved=volume.reserved,
             unreserved=volume.unreserved,
             pending=tuple(volume.pending()),
+            lists_snapshots=volume.lists_snapshots,
         )
 
 

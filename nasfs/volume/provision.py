@@ -49,7 +49,7 @@ SPARE_BYTES = 1 << 20
 TAKEN_MIN_BYTES = 1 << 20
 """Pieces that are taken back: for less the host is not made to search."""
 
-COPIES_BYTES = 8 << 20
+COPIES_BYTES = 12 << 20
 """On a host that writes even allocated blocks to another place, so much stays free."""
 
 LOG_AHEAD_BYTES = 64 << 20

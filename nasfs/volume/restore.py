@@ -39,8 +39,11 @@ from nasfs.volume.volume import Volume
 
 _replace = msgspec.structs.replace
 
-OBJECTS_MAX = 1_000_000
-"""Files and directories that one restore may bring back, or replace: all are kept in mind."""
+OBJECTS_MAX = 250_000
+"""Files and directories that one restore may bring back, or replace.
+
+All are kept in mind, at about 2 KB each, and requests wait while their names appear.
+"""
 
 CHUNK = 1 << 20
 """Bytes copied in one step."""

@@ -428,6 +428,10 @@ class Volume(Files):
         """For the owner."""
         return len(self._store.sealed)
 
+    def newest_snapshot(self) -> Snapshot | None:
+        """For the owner."""
+        return next(reversed(self._store.sealed.values()), None)
+
     def snapshots_after(self, epoch: int, limit: int) -> list[Snapshot]:
         """Those with a higher epoch, oldest first, *limit* at most; for the owner."""
         found = self._store.all_snapshots
