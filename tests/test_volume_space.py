@@ -130,6 +130,30 @@ def test_destroying_all_snapshots_leaves_what_the_live_view_needs(pool: Pool) ->
     assert len(list((path / "layers").glob("*/*"))) == 2  # one block is of the current epoch
 
 
+def test_a_leaf_row_that_outlives_the_row_of_its_inode_goes_with_the_snapshot(pool: Pool) -> None:
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    with open_volume(path) as volume:
+        ino = volume.mknod(ROOT_INO, b"f", stat.S_IFREG | 0o644, uid=0, gid=0).ino
+        volume.write(ino, 0, b"a" * 10 * BLOCK)
+        volume.seal("zero")
+        volume.write(ino, 2 * BLOCK, b"b" * BLOCK)  # now there is a leaf row
+        volume.seal("one")
+        volume.setattr(ino, mode=0o600)  # only the row of the inode changes
+        volume.commit()
+        volume.destroy_snapshot("one")
+        volume.reclaim_step(1)  # and the old one goes
+        volume.commit()
+        volume.write(ino, 3 * BLOCK, b"c" * BLOCK)  # the leaf row moves to the past only now
+        volume.commit()
+        volume.destroy_snapshot("zero")
+        reclaim_all(volume)
+    db = sqlite3.connect(path / "meta.db")
+    assert db.execute("SELECT count(*) FROM leaf_past").fetchone() == (0,)
+    db.close()
+    assert check_volume(path) == []
+
+
 def test_what_a_killed_owner_had_not_committed_gives_its_space_back(pool: Pool) -> None:
     create_volume(pool, "v", size=1 << 40)
     path = volume_path(pool, "v")

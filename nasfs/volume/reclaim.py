@@ -89,7 +89,8 @@ class Reclaim:
             for (ino,) in inos:
                 self._remove_inode(ino, epoch, window, where)
             return True
-        for table in ("dirent", "xattr"):
+        # Of leaf rows those are left that moved to the past when the inode's row was gone already.
+        for table in ("dirent", "xattr", "leaf"):
             if self._remove_rows(table, window, where, limit):
                 return True
         self._store.execute("DELETE FROM snapshot WHERE epoch = ?", (epoch,))
