@@ -124,6 +124,7 @@ def test_a_snapshot_is_described_in_the_answer(path: Path) -> None:
         "time_ns": 1,
         "snap_group": "all",
         "state": SnapshotState.SEALED.value,
+        "blocks": 0,
     }
 
 
