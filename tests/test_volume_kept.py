@@ -19,6 +19,7 @@ from nasfs.volume import (
     volume_path,
 )
 from nasfs.volume.kept import own_by_rows
+from nasfs.volume.store import Store
 from nasfs.volume.view import mapped_runs
 
 from .test_volume_space import change_a_file, reclaim_all
@@ -47,6 +48,16 @@ def own(volume: Volume) -> dict[int, int]:
     }
 
 
+def known_of_snapshots(store: Store) -> tuple[object, ...]:
+    return (
+        list(store.all_snapshots),
+        dict(store.sealed),
+        dict(store.sealed_names),
+        store.epochs.newest,
+        store._newest_ancestor,
+    )
+
+
 @pytest.mark.parametrize("branches", [False, True])
 @pytest.mark.parametrize("seed", range(20))
 def test_own_blocks_are_those_that_nobody_else_sees(
@@ -63,6 +74,9 @@ def test_own_blocks_are_those_that_nobody_else_sees(
         match chance.randrange(12):
             case 0 | 1 | 2:
                 volume.seal(f"s{number}")
+                known_now = known_of_snapshots(volume._store)
+                volume._store.load_snapshots()
+                assert known_of_snapshots(volume._store) == known_now
             case 3 | 4 if snapshots:
                 doomed = chance.choice(snapshots)
                 reclaim_all(volume)

@@ -169,6 +169,13 @@ class Store:
         staying = [s.epoch for s in self.all_snapshots if s.state is not SnapshotState.DESTROYING]
         self._newest_ancestor = newest_ancestor(staying, rollbacks)
 
+    def add_snapshot(self, snapshot: Snapshot) -> None:
+        """The live view was sealed just now: what `load_snapshots` would find, without reading."""
+        self.all_snapshots.append(snapshot)
+        self.epochs.newest = self._newest_ancestor = snapshot.epoch
+        if snapshot.state is SnapshotState.SEALED:
+            self.sealed[snapshot.epoch] = self.sealed_names[snapshot.name] = snapshot
+
     def came_back(self, epoch: Epoch) -> None:
         """A part of the live view is about to become what it was at a sealed epoch.
 

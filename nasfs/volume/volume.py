@@ -557,7 +557,7 @@ class Volume(Files):
                 self._store.execute("DELETE FROM snapshot WHERE epoch = ?", (epoch,))
             raise
         self._layers.seal()
-        self._store.load_snapshots()
+        self._store.add_snapshot(snapshot)
         return snapshot
 
     def settle(self, snap_group: str, *, keep: bool) -> None:
@@ -575,16 +575,16 @@ class Volume(Files):
         pending = [s for s in found if s.state is SnapshotState.PENDING]
         if keep and not any(s.state is not SnapshotState.DESTROYING for s in found):
             raise NoSuchSnapshot(f"volume {self.name} has no snapshot of snap group {snap_group}")
-        for snapshot in pending:
-            self._set_state(snapshot, SnapshotState.SEALED if keep else SnapshotState.DESTROYING)
+        self._set_state(pending, SnapshotState.SEALED if keep else SnapshotState.DESTROYING)
 
-    def _set_state(self, snapshot: Snapshot, state: SnapshotState) -> None:
-        self._begin(Kind.RECLAIMS)
-        self._store.execute(
-            "UPDATE snapshot SET state = ? WHERE epoch = ?", (state.value, snapshot.epoch)
-        )
-        if state is SnapshotState.DESTROYING:
-            self._views.pop(snapshot.epoch, None)
+    def _set_state(self, snapshots: Sequence[Snapshot], state: SnapshotState) -> None:
+        for snapshot in snapshots:
+            self._begin(Kind.RECLAIMS)
+            self._store.execute(
+                "UPDATE snapshot SET state = ? WHERE epoch = ?", (state.value, snapshot.epoch)
+            )
+            if state is SnapshotState.DESTROYING:
+                self._views.pop(snapshot.epoch, None)
         self._store.load_snapshots()
 
     def rename_snapshot(self, name: str, new_name: str) -> None:
@@ -615,8 +615,7 @@ class Volume(Files):
         for snapshot in snapshots:
             if holds := self.holds(snapshot.name):
                 raise SnapshotHeld(snapshot.name, [hold.owner for hold in holds])
-        for snapshot in snapshots:
-            self._set_state(snapshot, SnapshotState.DESTROYING)
+        self._set_state(snapshots, SnapshotState.DESTROYING)
         return snapshots
 
     def hold(self, name: str, owner: str, reason: str) -> None:
