@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from nasfs.errors import Failed, Refused
+from nasfs.fuse.mount import unmount
 from tests.mounts import TestMount, failing, mounted
 
 pytestmark = pytest.mark.mount
@@ -50,6 +53,34 @@ def test_a_snapshot_can_be_browsed_and_stays_as_it_was(mount: TestMount) -> None
     live = (mount.root / "renamed/file").stat()
     assert (old / "dir/file").stat().st_ino == taken["epoch"] << 40 | live.st_ino
     assert (mount.root / "renamed/file").read_text() == "newer"
+
+
+@pytest.mark.parametrize("epoch", [(1 << 22) - 2, (1 << 23) - 2, (1 << 24) + 1])
+def test_a_volume_may_have_more_epochs_than_inode_numbers_have_room_for(
+    tmp_path: Path, epoch: int
+) -> None:
+    with mounted(tmp_path) as mount:
+        (mount.root / "f").write_text("first")
+        mount.snapshot("first")
+        unmount(mount.root)
+        with closing(sqlite3.connect(mount.volume_path / "meta.db")) as db, db:
+            db.execute("UPDATE volume SET epoch = ?", (epoch,))
+        mount.mount()
+        names = ["first"]
+        for number in range(4):  # one of them has the low bits of the first one, or none at all
+            (mount.root / "f").write_text(f"{epoch} {number}")
+            names.append(f"s{number}")
+            mount.snapshot(names[-1])
+        inos = {(mount.root / ".snapshots" / name / "f").stat().st_ino for name in names}
+        assert len(inos) == 5
+        texts = [(mount.root / ".snapshots" / name / "f").read_text() for name in names]
+        assert texts == ["first", *(f"{epoch} {number}" for number in range(4))]
+        times = mount.root / ".snapshots/@GMT"
+        assert sorted((times / name / "f").read_text() for name in os.listdir(times)) == sorted(
+            texts
+        )
+        mount.control.call("snapshot_destroy", names=["first"])
+        assert [(mount.root / ".snapshots" / n / "f").read_text() for n in names[1:]] == texts[1:]
 
 
 def test_snapshots_are_reached_by_name_and_not_listed(mount: TestMount) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from nasfs.errors import Failed, NasError
 from nasfs.fuse.mount import mount_in_background
+from nasfs.fuse.slots import Slots
 from nasfs.fuse.snapdir import SnapshotDirectory
 from nasfs.volume import FsError, Volume, create_pool, create_volume, open_volume, volume_info
 from tests.mounts import TestMount, failing, mounted
@@ -468,7 +469,7 @@ def test_thousands_of_snapshots_are_listed_without_going_through_all_of_them_for
         for number in range(1500):
             volume.seal_nowait(f"s{number}")
         volume.commit()
-        directory = SnapshotDirectory(volume)
+        directory = SnapshotDirectory(volume, Slots(volume))
         with mock.patch.object(Volume, "snapshots", side_effect=AssertionError):
             found, after = [], 2
             while page := directory.readdir(2, after, 400):

@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 
 import pyfuse3
 
+from nasfs.fuse.slots import Slots
 from nasfs.fuse.tree import Entry, to_entry
 from nasfs.volume import FsError, Snapshot, Volume
-from nasfs.volume.types import INO_BITS, ROOT_INO
+from nasfs.volume.types import ROOT_INO
 
 PREVIOUS_NAME = b"@GMT"
 PREVIOUS_INO = 3
@@ -69,12 +70,14 @@ class PreviousVersions:
     def __init__(
         self,
         volume: Volume,
+        slots: Slots,
         attributes: Callable[[int], pyfuse3.EntryAttributes],
         *,
         above: int,
         name_s: float,
     ) -> None:
         self._volume = volume
+        self._slots = slots
         self._above = above
         self._attributes = attributes
         self._name_s = name_s
@@ -117,7 +120,7 @@ class PreviousVersions:
 
     def _entry(self, snapshot: Snapshot) -> pyfuse3.EntryAttributes:
         root = self._volume.view(snapshot.epoch).getattr(ROOT_INO)
-        entry = to_entry(root, PREVIOUS_NUMBERS | snapshot.epoch << INO_BITS)
+        entry = to_entry(root, PREVIOUS_NUMBERS | self._slots.base(snapshot.epoch))
         entry.entry_timeout = self._name_s
         return entry
 

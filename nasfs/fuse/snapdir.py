@@ -1,10 +1,10 @@
 """`.snapshots/NAME/`: the sealed snapshots of a mounted volume, read-only, beside the live view.
 
 The directory can be reached by its name at the mount's root, which does not list it unless the
-volume, or the mount, was told to.  It knows
-which tree an inode number belongs to: the live view's numbers are below 2**40, a snapshot's
-have its epoch above them, and the directory itself has a number that no file is given.
-`nasfs.fuse.previous` shows the same snapshots by their times.
+volume, or the mount, was told to.  It knows which tree an inode number belongs to: the live view's
+numbers are below 2**40, a snapshot's have its slot above them (`nasfs.fuse.slots`), and the
+directory itself has a number that no file is given.  `nasfs.fuse.previous` shows the same snapshots
+by their times.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nasfs.fuse.previous import (
     PREVIOUS_NUMBERS,
     PreviousVersions,
 )
+from nasfs.fuse.slots import Slots
 from nasfs.fuse.tree import Entry, Tree, ViewTree, to_entry
 from nasfs.volume import FsError, NoSuchSnapshot, Snapshot, View, Volume
 from nasfs.volume.types import INO_BITS, ROOT_INO, Epoch
@@ -54,11 +55,10 @@ class SnapshotTree(ViewTree):
     """A snapshot below `.snapshots/NAME`, or below `.snapshots/@GMT`.
 
     Args:
-        base: what stands above the engine's inode numbers: the epoch, and which of the two it is.
+        base: what stands above the engine's inode numbers: the slot, and which of the two it is.
     """
 
-    def __init__(self, volume: Volume, base: int, directory: SnapshotDirectory) -> None:
-        view = volume.view(Epoch((base & ~PREVIOUS_NUMBERS) >> INO_BITS))
+    def __init__(self, view: View, base: int, directory: SnapshotDirectory) -> None:
         above = PREVIOUS_INO if base & PREVIOUS_NUMBERS else SNAPSHOTS_INO
         super().__init__(view, base=base, above=above, remembered=1_000)
         self._directory = directory
@@ -93,8 +93,9 @@ class LiveTree(ViewTree):
 class SnapshotDirectory:
     """The tree that is the directory `.snapshots` itself and nothing else."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, slots: Slots) -> None:
         self._volume = volume
+        self._slots = slots
 
     def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
         if name == b".":
@@ -131,7 +132,7 @@ class SnapshotDirectory:
 
     def _entry(self, snapshot: Snapshot) -> pyfuse3.EntryAttributes:
         root = self._volume.root_of(snapshot.epoch)
-        entry = to_entry(root, snapshot.epoch << INO_BITS)
+        entry = to_entry(root, self._slots.base(snapshot.epoch))
         entry.entry_timeout = NAME_S
         return entry
 
@@ -153,9 +154,10 @@ class SnapshotTrees:
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
-        self.directory = SnapshotDirectory(volume)
+        self._slots = Slots(volume)
+        self.directory = SnapshotDirectory(volume, self._slots)
         self.previous = PreviousVersions(
-            volume, self.directory.getattr, above=SNAPSHOTS_INO, name_s=NAME_S
+            volume, self._slots, self.directory.getattr, above=SNAPSHOTS_INO, name_s=NAME_S
         )
         self._trees: dict[int, SnapshotTree] = {}
 
@@ -164,7 +166,8 @@ class SnapshotTrees:
         tree = self._trees.get(base)
         if tree is None:
             try:
-                tree = SnapshotTree(self._volume, base, self.directory)
+                view = self._volume.view(self._slots.epoch(base & ~PREVIOUS_NUMBERS))
+                tree = SnapshotTree(view, base, self.directory)
             except NoSuchSnapshot as exc:
                 raise FsError(errno.ESTALE) from exc
             if len(self._trees) >= TREES:
@@ -174,9 +177,10 @@ class SnapshotTrees:
 
     def forget(self, epoch: Epoch) -> None:
         """The snapshot was destroyed: its numbers are stale from now on."""
-        base = epoch << INO_BITS
+        base = self._slots.base(epoch)
         self._trees.pop(base, None)
         self._trees.pop(base | PREVIOUS_NUMBERS, None)
+        self._slots.forget(epoch)
 
 
 class Trees:
