@@ -55,6 +55,13 @@ def with_range(value: LeafValue, start: int, stop: int, layer: int) -> LeafValue
     return layer if value == number * REGION_BLOCKS else value
 
 
+def is_all(value: LeafValue, start: int, stop: int, layer: int) -> bool:
+    """Whether blocks [start, stop) of the region (0 to 1,024) are all in *layer*."""
+    if isinstance(value, int):
+        return value == layer
+    return _checked(value)[start * _WIDTH : stop * _WIDTH] == _number(layer) * (stop - start)
+
+
 def leaf_runs(region: int, value: LeafValue, start: int, stop: int) -> Iterator[Run]:
     """Runs of a region's blocks within [start, stop), in block numbers of the file."""
     first = region * REGION_BLOCKS

@@ -19,7 +19,7 @@ import errno
 
 import msgspec
 
-from nasfs.volume.blockmap import HOLE, base_value, leaf_runs, with_range
+from nasfs.volume.blockmap import HOLE, base_value, is_all, leaf_runs, with_range
 from nasfs.volume.errors import FsError
 from nasfs.volume.layers import Layers
 from nasfs.volume.live import Live
@@ -54,18 +54,27 @@ class FileData:
             self._store.inode.put((inode.ino,), inode)
         first, stop = offset // BLOCK, -(-end // BLOCK)
         epoch = self._store.epochs.current
-        if inode.layer == epoch and inode.leaves == 0 and stop <= inode.layer_end:
+        if self._is_in(inode, first, stop, epoch):
             self._layers.write(inode.ino, epoch, (data,), offset)
         else:
             old = list(self._live.runs(inode, first, stop))
-            if len(old) == 1 and old[0].layer == epoch:
-                self._layers.write(inode.ino, epoch, (data,), offset)
-            else:
-                self._check_room(old)
-                parts, start = self._whole_blocks(inode, offset, data, old)
-                self._layers.write(inode.ino, epoch, parts, start)
-                inode = self._map(inode, first, stop, old)
+            self._check_room(old)
+            parts, start = self._whole_blocks(inode, offset, data, old)
+            self._layers.write(inode.ino, epoch, parts, start)
+            inode = self._map(inode, first, stop, old)
         return inode if end <= inode.size else _replace(inode, size=end)
+
+    def _is_in(self, inode: Inode, first: int, stop: int, layer: int) -> bool:
+        """Whether all of blocks [first, stop) are in a layer.  Asked before every write."""
+        if not inode.leaves:
+            return inode.layer == layer and stop <= inode.layer_end
+        region, last = first // REGION_BLOCKS, (stop - 1) // REGION_BLOCKS
+        leaf = self._live.leaf(inode.ino, region) if region == last else None
+        if leaf is None:
+            runs = self._live.runs(inode, first, stop)
+            return all(run.layer == layer for run in runs)
+        start = region * REGION_BLOCKS
+        return is_all(leaf.map, first - start, stop - start, layer)
 
     def truncate(self, inode: Inode, size: int) -> Inode:
         """Cut or extend; extending makes a hole."""
