@@ -131,6 +131,28 @@ def test_a_participant_that_does_not_answer_ends_it_for_all(
     assert names(node) == [["s"]] * 3
 
 
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_note_that_failed_and_is_there_all_the_same_offers_none(
+    node: NodeWorld, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    node.kill()
+    decide = State.decide_snap_group
+
+    def fails(state: State, snap_group: str, group_uuid: str) -> None:
+        if noted:
+            decide(state, snap_group, group_uuid)
+        raise Failed("the disk refused")
+
+    with Node.open(Places(node.root)) as ours, monkeypatch.context() as patched:
+        patched.setattr(State, "decide_snap_group", fails)
+        patched.setattr(snap_groups, "_settle", all_but("b"))
+        with pytest.raises(Failed, match="the disk refused"):
+            take_snapshot(ours, "office@s")
+        assert ours.snap_groups.unsettled
+    settle(node)
+    assert not assert_all_or_none(node, "s")
+
+
 def all_but(name: str) -> Callable[..., None]:
     """`_settle` that does not wait a minute for the process that is stopped."""
     real = snap_groups._settle

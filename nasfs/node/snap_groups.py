@@ -68,7 +68,7 @@ def take_snap_group(node: Node, group: Group, rows: Sequence[VolumeRow], name: s
             held_s = _seal_all(node, rows, name, snap_group)
             node.state.decide_snap_group(snap_group, group.uuid)
         except BaseException:
-            _drop(node, rows, snap_group)
+            _give_up(node, rows, snap_group)
             raise
         _offer(node, rows, snap_group)
         node.state.forget_snap_group(snap_group)
@@ -159,6 +159,19 @@ class _Unmounted:
             )
             self._volume.commit()
         return ""
+
+
+def _give_up(node: Node, rows: Sequence[VolumeRow], snap_group: str) -> None:
+    """Before anything is dropped it is certain that node.db does not note it.
+
+    A note that failed may be there all the same; then some volumes would drop and others offer.
+    """
+    try:
+        node.state.forget_snap_group(snap_group)
+    except NasError:
+        node.snap_groups.unsettled = True  # node.db tells, as soon as it can be read
+    else:
+        _drop(node, rows, snap_group)
 
 
 def _drop(node: Node, rows: Sequence[VolumeRow], snap_group: str) -> None:

@@ -283,6 +283,8 @@ def upgrade(path: Path) -> None:
             db.execute("PRAGMA synchronous = FULL")
             while (version := db.execute("PRAGMA user_version").fetchone()[0]) in _UPGRADES:
                 db.executescript(f"BEGIN IMMEDIATE; {_UPGRADES[version]} COMMIT;")
+            # Into the tables: `needs_upgrade` looks at the file alone first.
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as exc:
             raise CorruptionError(str(path), f"upgrade of its format: {exc}") from exc
 
