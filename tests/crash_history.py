@@ -196,12 +196,11 @@ class History:
 
     def _round(self) -> None:
         """A commit as a mount does it: requests are served while threads sync."""
-        with self._fatal():
-            for _ in range(self._chance.randrange(1, 3)):
-                self.media.meanwhile = self._changes
-                self._volume.dirty_data().run()
-                self.media.meanwhile = None
-            self._volume.dirty_data().run()
+        for _ in range(self._chance.randrange(1, 3)):
+            self.media.meanwhile = self._changes
+            self._sync_data()
+            self.media.meanwhile = None
+        self._sync_data()
         if self._chance.random() < 0.3:
             name = self._new_snapshot()
             self._volume.seal_nowait(name)
@@ -210,19 +209,21 @@ class History:
         committed = len(self.past.states) - 1
         if self._volume.checkpoint_needed():
             self._volume.checkpoint()
-        with self._fatal():
+        try:
             self.media.meanwhile = self._changes
             self._volume.sync_log()
             self.media.meanwhile = None
+        except MediaError as exc:  # the end, as in nasfs/fuse/commit.py
+            self._volume.go_read_only(f"the disk of the test: {exc}")
+            raise
         self.past.durable.append((len(self.log), committed))
 
-    @contextmanager
-    def _fatal(self) -> Iterator[None]:
-        """A sync that fails is the end, as in nasfs/fuse/commit.py."""
+    def _sync_data(self) -> None:
+        work = self._volume.dirty_data()
         try:
-            yield
+            work.run()
         except MediaError as exc:
-            self._volume.go_read_only(f"the disk of the test: {exc}")
+            self._volume.data_refused(work, exc)
             raise
 
     def _new_snapshot(self) -> str:
@@ -233,7 +234,12 @@ class History:
 
     def _seal(self) -> None:
         name = self._new_snapshot()
-        self._acknowledge(lambda: self._volume.seal(name))
+        try:
+            self._acknowledge(lambda: self._volume.seal(name))
+        except MediaError:
+            if self._volume.writable:  # the data of small writes found no room: nothing was done
+                del self._snapshots[name]
+            raise
 
     def _destroy(self) -> None:
         if self._snapshots:
@@ -248,7 +254,12 @@ class History:
             target = self._snapshots[name]
             self._foreseen = [self._model.picture(), target]
             epoch = self._volume.snapshot(name).epoch
-            self._acknowledge(lambda: self._volume.rollback(epoch))
+            try:
+                self._acknowledge(lambda: self._volume.rollback(epoch))
+            except MediaError:
+                if self._volume.writable:
+                    self._foreseen.clear()
+                raise
             assert not self._foreseen
             self._model = Model(target)
 

@@ -20,12 +20,17 @@ from nasfs.volume import MediaError, SnapshotExists, Volume
 class Sync:
     def __init__(self, volume: FakeVolume, keys: set[str]) -> None:
         self.count = len(keys)
+        self.keys = keys
+        self.lost = False
         self._volume = volume
-        self._keys = keys
 
     def run(self) -> None:
-        self._volume.step("data")
-        self._volume.synced |= self._keys
+        try:
+            self._volume.step("data")
+        except MediaError as exc:
+            self.lost = exc.errno != errno.ENOSPC
+            raise
+        self._volume.synced |= self.keys
 
 
 class FakeVolume:
@@ -88,6 +93,12 @@ class FakeVolume:
     def go_read_only(self, reason: str) -> None:
         self.writable = False
         self.uncommitted = set()
+
+    def data_refused(self, work: Sync, error: MediaError) -> None:
+        if work.lost:
+            self.go_read_only(str(error))
+        else:
+            self.dirty |= work.keys
 
     def reclaim_step(self, limit: int) -> bool:
         assert not self.gate.is_closed
@@ -265,6 +276,19 @@ def failing(number: int) -> Callable[[], None]:
         raise MediaError(number, "disk")
 
     return fail
+
+
+async def test_data_for_which_the_disk_is_full_is_tried_again_with_the_next_commit() -> None:
+    fake = FakeVolume()
+    fake.before["data"] = failing(errno.ENOSPC)
+    async with running(fake) as committer:
+        fake.write("a")
+        with pytest.raises(MediaError):
+            await committer.commit()
+        assert fake.writable
+        assert fake.durable == set()
+        await committer.commit()
+        assert fake.durable == {"a"}
 
 
 @pytest.mark.parametrize("step", ["data", "log"])

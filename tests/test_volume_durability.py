@@ -21,6 +21,7 @@ from nasfs.volume import (
     Volume,
     check_volume,
     create_volume,
+    layers,
     open_volume,
     volume_path,
 )
@@ -60,8 +61,16 @@ def new_file(volume: Volume, name: bytes) -> Ino:
     return volume.mknod(ROOT_INO, name, stat.S_IFREG | 0o644, uid=0, gid=0).ino
 
 
+def write_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits in memory for the next sync."""
+    monkeypatch.setattr(layers, "SMALL_BYTES", -1)
+
+
 @pytest.mark.parametrize("files", [3, 2 * HostMedia.MANY])
-def test_a_commit_and_a_seal_sync_every_layer_that_was_written(path: Path, files: int) -> None:
+def test_a_commit_and_a_seal_sync_every_layer_that_was_written(
+    path: Path, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_at_once(monkeypatch)
     media = WatchedMedia()
     with open_volume(path, media=media) as volume:
         inos = [new_file(volume, b"%d" % number) for number in range(files)]
@@ -84,7 +93,10 @@ def test_metadata_is_not_committed_while_another_sync_is_under_way(path: Path) -
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
-def test_a_write_that_is_refused_changes_nothing_at_whichever_it_is(pool: Pool, error: int) -> None:
+def test_a_write_that_is_refused_changes_nothing_at_whichever_it_is(
+    pool: Pool, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_at_once(monkeypatch)
     for refuse_at in range(1, 60, 3):
         create_volume(pool, f"v{refuse_at}", size=1 << 40)
         path = volume_path(pool, f"v{refuse_at}")

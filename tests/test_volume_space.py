@@ -23,6 +23,7 @@ from nasfs.volume import (
     Volume,
     check_volume,
     create_volume,
+    layers,
     open_volume,
     volume_path,
 )
@@ -154,7 +155,10 @@ def test_a_leaf_row_that_outlives_the_row_of_its_inode_goes_with_the_snapshot(po
     assert check_volume(path) == []
 
 
-def test_what_a_killed_owner_had_not_committed_gives_its_space_back(pool: Pool) -> None:
+def test_what_a_killed_owner_had_not_committed_gives_its_space_back(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "SMALL_BYTES", -1)  # nothing waits in memory
     create_volume(pool, "v", size=1 << 40)
     path = volume_path(pool, "v")
     volume = open_volume(path)

@@ -309,8 +309,7 @@ class Committer:
         try:
             await self._in_thread(work.run)
         except MediaError as exc:
-            # The host has dropped pages it could not write, and a second sync would not tell.
-            self._volume.go_read_only(f"file data could not be written: {exc}")
+            self._volume.data_refused(work, exc)
             raise
 
     async def _checkpoint(self) -> None:

@@ -60,7 +60,7 @@ class FileData:
             old = list(self._live.runs(inode, first, stop))
             self._check_room(old)
             parts, start = self._whole_blocks(inode, offset, data, old)
-            self._layers.write(inode.ino, epoch, parts, start)
+            self._layers.write(inode.ino, epoch, parts, start, fresh=True)
             inode = self._map(inode, first, stop, old)
         return inode if end <= inode.size else _replace(inode, size=end)
 

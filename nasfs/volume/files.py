@@ -97,7 +97,7 @@ class Files(Live):
         """The latest stamp of the kernel's own: ours do not stay behind it."""
         self._read_only_reason = ""
         self._usable_ino = store.counters.next_ino
-        self._room = Room(path, media, store, self.commit)
+        self._room = Room(path, media, store, layers, self.commit)
         self._unflushed = 0
 
     @abstractmethod
@@ -122,6 +122,7 @@ class Files(Live):
         """Refuse every change from now on; what was not committed is dropped."""
         if self.writable:
             self._read_only_reason = reason
+            self._layers.drop_all_waiting()
             with suppress(CorruptionError):  # a disk that is gone can't be read, either
                 self._store.rollback_transaction()
 
@@ -603,6 +604,7 @@ class Files(Live):
         """The inode leaves the live view, with its blocks and attributes."""
         ino = inode.ino
         if inode.is_file and inode.blocks:
+            self._layers.drop_waiting(ino, self.epoch)
             self._space.dropped(ino, mapped_runs(self, inode))
         if inode.leaves:
             for region in self.leaf_regions(ino, 0):

@@ -1,24 +1,25 @@
 """Layer files: the blocks of one inode that were written in one epoch.
 
 A block lies at the same offset in its layer as in the file.  Bytes of a block beyond the size of
-the file are undefined.  This module knows paths, open descriptors and what is not synced yet; which
-block is in which layer is the block map's business.
+the file are undefined.  This module knows paths, open descriptors, what waits to be written and
+what is not synced yet; which block is in which layer is the block map's business.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from nasfs.volume.behind import SMALL_BYTES, Behind, LayerKey, WriteLog
 from nasfs.volume.errors import CorruptionError, MediaError, WouldWait
 from nasfs.volume.media import Media
 
 DIRECTORIES = 256
-
-LayerKey = tuple[int, int]
-"""(inode number, epoch)"""
 
 
 def directory_name(index: int) -> str:
@@ -31,12 +32,25 @@ class DataSync:
     Args:
         keys: layers that were written or punched.
         thinned: directories from which layers were removed, by their number.
+        logs: what waits to be written, by layer.
     """
 
-    def __init__(self, layers: Layers, keys: frozenset[LayerKey], thinned: frozenset[int]) -> None:
+    def __init__(
+        self,
+        layers: Layers,
+        keys: frozenset[LayerKey],
+        thinned: frozenset[int],
+        logs: dict[LayerKey, WriteLog],
+    ) -> None:
         self._layers = layers
         self.keys = keys
         self.thinned = thinned
+        self.logs = logs
+        self.lost = False
+        """After a failure: some of the data may be gone.  Otherwise it waits as before."""
+        self._writing = threading.Lock()
+        self._is_written = not logs
+        self._refusal: MediaError | None = None
 
     @property
     def count(self) -> int:
@@ -46,13 +60,53 @@ class DataSync:
     def run(self) -> None:
         layers = self._layers
         try:
+            self.write()
+            self.lost = True  # unless the sync says that it is there
             layers.media.sync_files([layers.path(*key) for key in sorted(self.keys)])
             for index in sorted(self.thinned):
                 layers.media.sync_directory(layers.directory(index))
         except BaseException:
             layers.sync_ended(self, failed=True)
             raise
+        self.lost = False
         layers.sync_ended(self, failed=False)
+
+    def write(self) -> None:
+        """The host has all that waited, on return; who comes second waits for the first.
+
+        Raises:
+            MediaError: it refused; nothing is lost, see `Layers.take_back`.
+        """
+        if self._is_written:
+            return
+        with self._writing:
+            if self._refusal is not None:
+                raise MediaError(self._refusal.errno, self._refusal.where, self._refusal.hint)
+            if self._is_written:
+                return
+            try:
+                self._write_all()
+            except MediaError as exc:
+                self._refusal = exc
+                # A full disk may have room again, and all is here still.
+                self.lost = exc.errno != errno.ENOSPC
+                raise
+            self._is_written = True
+            self._layers.landed(self)
+
+    def _write_all(self) -> None:
+        media = self._layers.media
+        for key, log in self.logs.items():
+            fd = media.open(self._layers.path(*key), write=True)
+            try:
+                log.write(media, fd)
+            finally:
+                media.close(fd)
+
+    def wait_written(self) -> None:
+        """Until the host has taken what waited, or refused.  May be called in a thread."""
+        with suppress(MediaError):
+            self.write()
 
 
 class Layers:
@@ -71,6 +125,11 @@ class Layers:
         self._thinned: set[int] = set()
         self._spoiled: set[LayerKey] = set()
         self._under_way: set[DataSync] = set()
+        self._behind = Behind()
+        self._landing: dict[LayerKey, DataSync] = {}
+        """Layers to which a thread writes what waited."""
+        self.delays = False
+        """Whether small writes to new places wait until the next sync."""
         self._lock = threading.Lock()
 
     def path(self, ino: int, epoch: int) -> Path:
@@ -85,7 +144,7 @@ class Layers:
         return self._directory / directory_name(index)
 
     def read(self, ino: int, epoch: int, length: int, offset: int) -> bytes:
-        """Exactly *length* bytes; what the file does not hold is zeros."""
+        """Exactly *length* bytes of a sealed layer; what the file does not hold is zeros."""
         data = self.media.read(self._reader((ino, epoch)), length, offset)
         return data if len(data) == length else data.ljust(length, b"\0")
 
@@ -96,6 +155,8 @@ class Layers:
             WouldWait: `waits` is off, and some of it is not in memory.
         """
         key = (ino, epoch)
+        if (self._behind.logs or self._landing) and not self._land_to_read(key, buffer, offset):
+            return
         count = self.media.read_into(self._reader(key), buffer, offset, wait=self.waits)
         if count is None:
             raise WouldWait(partial(self.fetch, key, len(buffer), offset))
@@ -113,19 +174,128 @@ class Layers:
         finally:
             self.media.close(fd)
 
-    def write(self, ino: int, epoch: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
-        """Into the layer of the current epoch, which is made if it is not there."""
+    def write(
+        self,
+        ino: int,
+        epoch: int,
+        parts: Sequence[bytes | memoryview],
+        offset: int,
+        *,
+        fresh: bool = False,
+    ) -> None:
+        """Into the layer of the current epoch, which is made if it is not there.
+
+        Args:
+            fresh: to a place that no map named in this layer; it may wait for the next sync.
+        """
         key = (ino, epoch)
-        fd = self._writers.get(key)
-        if fd is None:
-            fd = self._remember(self._writers, key, write=True)
-        with self._lock:
-            self._dirty.add(key)
+        if self.delays:
+            length = sum(map(len, parts))
+            waits = fresh or key in self._behind.logs
+            if waits and length <= SMALL_BYTES:
+                if self._behind.is_too_much:
+                    self._write_oldest()
+                self._behind.add(key, parts, offset, length)
+                return
+        if self._behind.logs or self._landing:
+            self.land(key)
+        self._write(key, parts, offset)
+
+    def _write(self, key: LayerKey, parts: Sequence[bytes | memoryview], offset: int) -> None:
+        fd = self._writer(key)
         try:
             self.media.write(fd, parts, offset)
         except MediaError:
             self._spoiled.add(key)
             raise
+
+    def _writer(self, key: LayerKey) -> int:
+        """A descriptor through which something is about to be written."""
+        fd = self._writers.get(key)
+        if fd is None:
+            fd = self._remember(self._writers, key, write=True)
+        with self._lock:
+            self._dirty.add(key)
+        return fd
+
+    # what waits to be written
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of writes that the host has not been given yet."""
+        return self._behind.bytes
+
+    def land(self, key: LayerKey) -> None:
+        """The host has all that was written to a layer, on return.
+
+        Raises:
+            MediaError: it refused; what waited goes on to wait.
+        """
+        work = self._landing.get(key)
+        if work is not None:
+            work.wait_written()
+            self.take_back(work)
+        log = self._behind.logs.get(key)
+        if log is not None:
+            log.write(self.media, self._writer(key))
+            self._behind.drop(key)
+
+    def _land_to_read(self, key: LayerKey, buffer: memoryview, offset: int) -> bool:
+        """Before the host is asked for it.  False: it refused, and the buffer is filled already."""
+        work = self._landing.get(key)
+        if work is not None and not self.waits:
+            raise WouldWait(work.wait_written)
+        log = self._behind.logs.get(key)
+        if work is None and (log is None or not log.touches(offset, offset + len(buffer))):
+            return True
+        try:
+            self.land(key)
+        except MediaError:
+            self._read_unlanded(key, buffer, offset)
+            return False
+        return True
+
+    def _read_unlanded(self, key: LayerKey, buffer: memoryview, offset: int) -> None:
+        """A full disk takes nothing more, but reading goes on."""
+        count = 0
+        if os.path.exists(self._path(*key)):
+            count = self.media.read_into(self._reader(key), buffer, offset, wait=True) or 0
+        buffer[count:] = bytes(len(buffer) - count)
+        self._behind.logs[key].lay_over(buffer, offset)
+
+    def _write_oldest(self) -> None:
+        """Until a quarter of what may wait is free again."""
+        behind = self._behind
+        least_bytes, least_layers = behind.bytes * 3 // 4, len(behind.logs) * 3 // 4
+        for key in list(behind.logs):
+            if behind.bytes <= least_bytes and len(behind.logs) <= least_layers:
+                break
+            self.land(key)
+
+    def land_all(self) -> None:
+        """See `land`; for every layer."""
+        for key in list(self._behind.logs):
+            self.land(key)
+
+    def drop_waiting(self, ino: int, epoch: int) -> None:
+        """Nobody will read what was written to this layer: if it waits, it need not land."""
+        self._behind.drop((ino, epoch))
+
+    def drop_all_waiting(self) -> None:
+        """What was not committed is dropped, and this with it."""
+        self._behind.take_all()
+
+    def landed(self, work: DataSync) -> None:
+        """Called by the work, in its thread: the host has what waited."""
+        for key in work.logs:
+            self._landing.pop(key, None)
+
+    def take_back(self, work: DataSync) -> None:
+        """What this work could not write, if so, waits again: before whatever came since."""
+        logs = {key: log for key, log in work.logs.items() if self._landing.get(key) is work}
+        for key in logs:
+            del self._landing[key]
+        self._behind.put_back(logs)
 
     def take_spoiled(self) -> set[LayerKey]:
         """Layers that may hold parts of writes that were refused since this was last asked."""
@@ -134,6 +304,7 @@ class Layers:
 
     def data_ranges(self, ino: int, epoch: int) -> list[tuple[int, int]]:
         """Byte ranges of the layer file that are not holes; [] if there is no such file."""
+        self.land((ino, epoch))
         try:
             return list(self.media.data_ranges(self._reader((ino, epoch))))
         except CorruptionError:
@@ -141,6 +312,7 @@ class Layers:
 
     def size(self, ino: int, epoch: int) -> int | None:
         """Bytes of the layer file; None if there is no such file."""
+        self.land((ino, epoch))
         try:
             return self.media.size(self._reader((ino, epoch)))
         except CorruptionError:
@@ -148,6 +320,7 @@ class Layers:
 
     def punch(self, ino: int, epoch: int, start: int, stop: int) -> None:
         """Give the space of bytes [start, stop) of a layer back."""
+        self.land((ino, epoch))
         with self._lock:  # synced before the commit that forgets what there was to do
             self._dirty.add((ino, epoch))
         fd = self.media.open(self.path(ino, epoch), write=True)
@@ -159,6 +332,9 @@ class Layers:
     def remove(self, ino: int, epoch: int) -> None:
         """Remove a layer that no view can reach."""
         key = (ino, epoch)
+        self._behind.drop(key)
+        if key in self._landing:
+            self.land(key)
         for cache in (self._readers, self._writers):
             fd = cache.pop(key, None)
             if fd is not None:
@@ -186,20 +362,29 @@ class Layers:
         """Like `take_dirty`, and again what others took and have not finished syncing."""
         with self._lock:
             others = list(self._under_way)
+        for other in others:
+            other.wait_written()
+            self.take_back(other)
+        with self._lock:
             return self._take(
                 self._dirty.union(*(other.keys for other in others)),
                 self._thinned.union(*(other.thinned for other in others)),
             )
 
     def _take(self, keys: set[LayerKey], thinned: set[int]) -> DataSync:
-        work = DataSync(self, frozenset(keys), frozenset(thinned))
+        # Later writes to a layer must not land before earlier ones.
+        assert not self._landing, "what is under way is written before more is taken"
+        logs = self._behind.take_all()
+        keys.update(logs)
+        work = DataSync(self, frozenset(keys), frozenset(thinned), logs)
         self._dirty, self._thinned = set(), set()
         self._under_way.add(work)
+        self._landing.update(dict.fromkeys(logs, work))
         return work
 
     @property
     def is_dirty(self) -> bool:
-        return bool(self._dirty or self._thinned)
+        return bool(self._dirty or self._thinned or self._behind.logs)
 
     def sync_ended(self, work: DataSync, *, failed: bool) -> None:
         with self._lock:
@@ -216,6 +401,7 @@ class Layers:
 
     def seal(self) -> None:
         """A new epoch begins: nothing may be written through the old descriptors any more."""
+        assert not self._behind.logs, "a layer is whole when it is sealed"
         for fd in self._writers.values():
             self.media.close(fd)
         self._writers.clear()

@@ -7,6 +7,9 @@ is committed and moved into the tables in small pieces, and the last part of the
 *headroom*, is for some kinds of changes only: half of it for what adds nothing, more for what
 removes, all of it for what gives space back.
 
+Small writes may wait in memory (`Layers.delays`), charged like all others, while there is ample
+room for all that can wait; when there no longer is, each is the host's before it is acknowledged.
+
 What the host calls free is a hint: XFS holds much more for a while behind the end of files that
 grow.  So who removes is refused only if the host can't allocate what the log will need, either.
 Others on the same disk may take the headroom away; an exact volume holds its own.
@@ -16,10 +19,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
+from nasfs.volume.behind import LIMIT_BYTES
 from nasfs.volume.errors import MediaError
+from nasfs.volume.layers import Layers
 from nasfs.volume.media import Media
 from nasfs.volume.store import Store
 
@@ -47,10 +53,18 @@ class Room:
         commit: makes the open transaction durable; called before a change, never within one.
     """
 
-    def __init__(self, path: Path, media: Media, store: Store, commit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        media: Media,
+        store: Store,
+        layers: Layers,
+        commit: Callable[[], None],
+    ) -> None:
         self._path = path
         self._media = media
         self._store = store
+        self._layers = layers
         self._commit = commit
         self._taken = 0
         self._credit = 0
@@ -79,10 +93,14 @@ class Room:
     def _look(self, count: int, kind: Kind, may_commit: bool) -> None:
         if kind is Kind.REMOVES and not self._store.all_snapshots:
             kind = Kind.RECLAIMS
-        need = self._store.log_need() + count
+        need = self._store.log_need() + count + self._layers.waiting_bytes
         free = self._free()
         keep = int(self._headroom * kind.value)
         self.is_short = free - need < 2 * self._headroom
+        self._layers.delays = free - need > 2 * (self._headroom + LIMIT_BYTES)
+        if not self._layers.delays:
+            with suppress(MediaError):  # then what waits goes on to wait, and to be charged
+                self._layers.land_all()
         if self.is_short and may_commit and need - count > self._headroom // 8:
             self._commit()
             if kind is Kind.RECLAIMS:

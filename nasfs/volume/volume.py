@@ -334,12 +334,22 @@ class Volume(Snapshots):
 
     def _sync_data(self) -> None:
         self._check_not_lost()
+        work = self._layers.take_unsynced()
         try:
-            self._layers.take_unsynced().run()
+            work.run()
         except MediaError as exc:
-            # The host has dropped pages it could not write, and a second sync would not tell.
-            self.go_read_only(f"file data could not be written: {exc}")
+            self.data_refused(work, exc)
             raise
+
+    def data_refused(self, work: DataSync, error: MediaError) -> None:
+        """`DataSync.run` failed.  Of what is lost nothing may be acknowledged any more.
+
+        The host has dropped pages that it could not write, and a second sync would not tell.  But
+        what it did not even take, because the disk is full, is tried again with the next commit.
+        """
+        self._layers.take_back(work)
+        if work.lost:
+            self.go_read_only(f"file data could not be written: {error}")
 
     def _sync_log(self) -> None:
         try:
