@@ -52,7 +52,9 @@ def with_range(value: LeafValue, start: int, stop: int, layer: int) -> LeafValue
         value = _number(value) * REGION_BLOCKS
     number = _number(layer)
     value = _checked(value)[: start * _WIDTH] + number * (stop - start) + value[stop * _WIDTH :]
-    return layer if value == number * REGION_BLOCKS else value
+    if value[:_WIDTH] == number == value[-_WIDTH:] and value == number * REGION_BLOCKS:
+        return layer
+    return value
 
 
 def is_all(value: LeafValue, start: int, stop: int, layer: int) -> bool:

@@ -54,27 +54,39 @@ class FileData:
             self._store.inode.put((inode.ino,), inode)
         first, stop = offset // BLOCK, -(-end // BLOCK)
         epoch = self._store.epochs.current
-        if self._is_in(inode, first, stop, epoch):
+        leaf = self._leaf_of(inode, first, stop)
+        if self._is_in(inode, leaf, first, stop, epoch):
             self._layers.write(inode.ino, epoch, (data,), offset)
         else:
-            old = list(self._live.runs(inode, first, stop))
+            if leaf is not None:
+                old = list(leaf_runs(leaf.region, leaf.map, first, stop))
+            else:
+                old = list(self._live.runs(inode, first, stop))
             self._check_room(old)
             parts, start = self._whole_blocks(inode, offset, data, old)
             self._layers.write(inode.ino, epoch, parts, start, fresh=True)
-            inode = self._map(inode, first, stop, old)
+            if leaf is not None:
+                self._set_in_leaf(leaf, first, stop, epoch)
+            else:
+                inode = self._map(inode, first, stop)
+            inode = self._account(inode, old)
         return inode if end <= inode.size else _replace(inode, size=end)
 
-    def _is_in(self, inode: Inode, first: int, stop: int, layer: int) -> bool:
+    def _leaf_of(self, inode: Inode, first: int, stop: int) -> Leaf | None:
+        """The leaf row that maps all of blocks [first, stop), if one does: mostly, if any is."""
+        region = first // REGION_BLOCKS
+        if not inode.leaves or stop > (region + 1) * REGION_BLOCKS:
+            return None
+        return self._live.leaf(inode.ino, region)
+
+    def _is_in(self, inode: Inode, leaf: Leaf | None, first: int, stop: int, layer: int) -> bool:
         """Whether all of blocks [first, stop) are in a layer.  Asked before every write."""
+        if leaf is not None:
+            start = leaf.region * REGION_BLOCKS
+            return is_all(leaf.map, first - start, stop - start, layer)
         if not inode.leaves:
             return inode.layer == layer and stop <= inode.layer_end
-        region, last = first // REGION_BLOCKS, (stop - 1) // REGION_BLOCKS
-        leaf = self._live.leaf(inode.ino, region) if region == last else None
-        if leaf is None:
-            runs = self._live.runs(inode, first, stop)
-            return all(run.layer == layer for run in runs)
-        start = region * REGION_BLOCKS
-        return is_all(leaf.map, first - start, stop - start, layer)
+        return all(run.layer == layer for run in self._live.runs(inode, first, stop))
 
     def truncate(self, inode: Inode, size: int) -> Inode:
         """Cut or extend; extending makes a hole."""
@@ -143,10 +155,9 @@ class FileData:
         if new and (used + new) * BLOCK > self._store.size:
             raise FsError(errno.ENOSPC, "the volume is full")
 
-    def _map(self, inode: Inode, first: int, stop: int, old: list[Run]) -> Inode:
+    def _map(self, inode: Inode, first: int, stop: int) -> Inode:
         """Blocks [first, stop) are in the layer of the current epoch from now on."""
         epoch = self._store.epochs.current
-        fresh = sum([run.stop - run.start for run in old if not run.layer])
         whole = inode.leaves == 0 and first == 0 and stop >= inode.layer_end
         if whole or (inode.leaves == 0 and inode.layer == epoch and first <= inode.layer_end):
             end = max(stop, inode.layer_end)
@@ -156,10 +167,16 @@ class FileData:
                 low = max(first, region * REGION_BLOCKS)
                 high = min(stop, (region + 1) * REGION_BLOCKS)
                 inode = self._map_region(inode, region, low, high, epoch)
+        return inode
+
+    def _account(self, inode: Inode, old: list[Run]) -> Inode:
+        """Blocks that were in *old* are in the layer of the current epoch now."""
+        epoch = self._store.epochs.current
+        fresh = sum([run.stop - run.start for run in old if not run.layer])
         replaced = [run for run in old if run.layer not in (0, epoch)]
-        count = self._space.dropped(inode.ino, replaced)
+        count = self._space.dropped(inode.ino, replaced) if replaced else 0
         self._space.wrote(fresh + count)
-        return _replace(inode, blocks=inode.blocks + fresh)
+        return _replace(inode, blocks=inode.blocks + fresh) if fresh else inode
 
     def _map_region(self, inode: Inode, region: int, low: int, high: int, epoch: int) -> Inode:
         level_two = inode.layer == epoch and low <= inode.layer_end
@@ -180,12 +197,21 @@ class FileData:
         )
         return inode if leaf is not None else _replace(inode, leaves=inode.leaves + 1)
 
+    def _set_in_leaf(self, leaf: Leaf, first: int, stop: int, layer: int) -> None:
+        """Blocks [first, stop), which this leaf row maps, to *layer* (no hole)."""
+        start = leaf.region * REGION_BLOCKS
+        value = with_range(leaf.map, first - start, stop - start, layer)
+        row = Leaf(leaf.ino, leaf.region, self._store.epochs.current, value)
+        self._store.leaf.put((leaf.ino, leaf.region), row)
+
     def _drop_leaf(self, inode: Inode, region: int) -> Inode:
         self._store.leaf.delete((inode.ino, region))
         return _replace(inode, leaves=inode.leaves - 1)
 
     def _cut(self, inode: Inode, stop: int, old_stop: int) -> Inode:
         """No block from *stop* on is mapped any more."""
+        if stop == 0:
+            self._layers.drop_waiting(inode.ino, self._store.epochs.current)
         dropped = [run for run in self._live.runs(inode, stop, old_stop) if run.layer]
         if inode.leaves:
             for region in self._live.leaf_regions(inode.ino, stop // REGION_BLOCKS):

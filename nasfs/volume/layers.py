@@ -191,7 +191,7 @@ class Layers:
         key = (ino, epoch)
         if self.delays:
             length = sum(map(len, parts))
-            waits = fresh or key in self._behind.logs
+            waits = fresh or key in self._behind.logs or key in self._landing
             if waits and length <= SMALL_BYTES:
                 if self._behind.is_too_much:
                     self._write_oldest()
