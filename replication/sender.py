@@ -29,7 +29,7 @@ from .errors import (
 from .plan import SendDelta, plan_deltas
 from .wire import Ack, Begin, Offer, Resume, Seal, Sealed, State, amount_of, chain_start, pack_batch
 
-WINDOW_BYTES = 16 * 1024 * 1024
+WINDOW_BYTES = 24 * 1024 * 1024
 """Uncompressed bytes of batches that may be on the way without an acknowledgement."""
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import overload
 
 from nasfs.volume.errors import CorruptionError, MediaError, WouldWait
 from nasfs.volume.media import Media
@@ -46,13 +47,35 @@ class DataSync:
     def run(self) -> None:
         layers = self._layers
         try:
-            layers.media.sync_files([layers.path(*key) for key in sorted(self.keys)])
+            layers.media.sync_files(_Paths(layers, sorted(self.keys)))
             for index in sorted(self.thinned):
                 layers.media.sync_directory(layers.directory(index))
         except BaseException:
             layers.sync_ended(self, failed=True)
             raise
         layers.sync_ended(self, failed=False)
+
+
+class _Paths(Sequence[Path]):
+    """The paths of layers, each made when it is asked for: of many only the first one is."""
+
+    def __init__(self, layers: Layers, keys: list[LayerKey]) -> None:
+        self._layers = layers
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Path]: ...
+
+    def __getitem__(self, index: int | slice) -> Path | Sequence[Path]:
+        if isinstance(index, slice):
+            return _Paths(self._layers, self._keys[index])
+        return self._layers.path(*self._keys[index])
 
 
 class Layers:
@@ -126,6 +149,35 @@ class Layers:
         except MediaError:
             self._spoiled.add(key)
             raise
+
+    def write_whole(self, ino: int, epoch: int, data: bytes | memoryview) -> None:
+        """A layer from its beginning, which hardly anybody will ask for soon: no open descriptor.
+
+        Not for a layer that this object has open.  May be called while others are synced.
+        """
+        key = (ino, epoch)
+        fd = self.media.open(self._path(ino, epoch), write=True)
+        try:
+            with self._lock:
+                self._dirty.add(key)
+            self.media.write(fd, (data,), 0)
+        except MediaError:
+            self._spoiled.add(key)
+            raise
+        finally:
+            self.media.close(fd)
+
+    def read_once(self, ino: int, epoch: int, length: int, offset: int) -> bytes:
+        """Like `read`, for who goes through many layers: no descriptor stays open."""
+        key = (ino, epoch)
+        if key in self._readers or key in self._writers:
+            return self.read(ino, epoch, length, offset)
+        fd = self._open(key, write=False)
+        try:
+            data = self.media.read(fd, length, offset)
+        finally:
+            self.media.close(fd)
+        return data if len(data) == length else data.ljust(length, b"\0")
 
     def take_spoiled(self) -> set[LayerKey]:
         """Layers that may hold parts of writes that were refused since this was last asked."""
@@ -229,15 +281,18 @@ class Layers:
         return fd
 
     def _remember(self, cache: dict[LayerKey, int], key: LayerKey, *, write: bool) -> int:
-        path = self._path(*key)
-        try:
-            fd = self.media.open(path, write=write)
-        except MediaError as exc:
-            if isinstance(exc.__cause__, FileNotFoundError) and not write:
-                raise CorruptionError(path, "the block map names a missing layer") from exc
-            raise
+        fd = self._open(key, write=write)
         if len(cache) >= self._descriptors:
             for old in list(cache)[: self._descriptors // 4]:
                 self.media.close(cache.pop(old))
         cache[key] = fd
         return fd
+
+    def _open(self, key: LayerKey, *, write: bool) -> int:
+        path = self._path(*key)
+        try:
+            return self.media.open(path, write=write)
+        except MediaError as exc:
+            if isinstance(exc.__cause__, FileNotFoundError) and not write:
+                raise CorruptionError(path, "the block map names a missing layer") from exc
+            raise
