@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from importlib import metadata
 from types import TracebackType
 from typing import TypeVar
@@ -78,6 +79,10 @@ class Connection:
     @property
     def wire_bytes_received(self) -> int:
         return self._stream.received
+
+    def share_link(self, throttle: Callable[[int], None]) -> None:
+        """Ask *throttle* before bytes go; it may block, and break the connection by raising."""
+        self._stream.throttle = throttle
 
     @property
     def at_rest(self) -> bool:

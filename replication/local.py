@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import msgspec
 
@@ -25,6 +26,7 @@ from nasfs.volume import (
     create_volume,
     open_volume,
 )
+from nasfs.volume.apply import Piece
 from nasfs.volume.delta import Change
 
 from .endpoint import (
@@ -186,26 +188,10 @@ def _pieces(delta: Delta, after: ExtentPosition | None) -> Iterator[ChangedExten
 def _inode(row: InodeRow) -> Inode:
     """As the engine wants it; where its blocks lie is not the row's to say."""
     return Inode(
-        ino=Ino(row.ino),
-        born=Epoch(0),
-        generation=row.generation,
-        mode=row.mode,
-        uid=row.uid,
-        gid=row.gid,
-        nlink=row.nlink,
-        rdev=row.rdev,
-        size=row.size,
-        atime_ns=row.atime_ns,
-        mtime_ns=row.mtime_ns,
-        ctime_ns=row.ctime_ns,
-        btime_ns=row.btime_ns,
-        parent=row.parent,
-        target=row.target,
-        layer=Layer(0),
-        layer_end=0,
-        leaves=0,
-        blocks=0,
-    )
+        Ino(row.ino), Epoch(0), row.generation, row.mode, row.uid, row.gid, row.nlink, row.rdev,
+        row.size, row.atime_ns, row.mtime_ns, row.ctime_ns, row.btime_ns, row.parent, row.target,
+        layer=Layer(0), layer_end=0, leaves=0, blocks=0,
+    )  # fmt: skip
 
 
 class VolumeSink:
@@ -242,29 +228,40 @@ class VolumeSink:
 
     def apply(self, batch: Batch) -> None:
         if isinstance(batch, RowBatch):
-            for row in batch.rows:
-                self._apply_row(row)
+            for kind, rows in groupby(batch.rows, type):
+                self._apply_rows(kind, list(rows))
             return
         body = memoryview(batch.body)
         position = 0
+        pieces: list[Piece] = []
         for extent in batch.extents:
             if extent.hole:
+                self._applier.write_many(pieces)
+                pieces = []
                 self._applier.punch(extent.ino, extent.offset, extent.length)
                 continue
             data = body[position : position + extent.length]
             if len(data) != extent.length:
                 raise RemoteProtocolError("a data batch is shorter than its extents")
-            self._applier.write(extent.ino, extent.offset, data)
+            pieces.append((extent.ino, extent.offset, data))
             position += extent.length
+        self._applier.write_many(pieces)
         if position != len(body):
             raise RemoteProtocolError("a data batch is longer than its extents")
 
-    def _apply_row(self, row: Row) -> None:
+    def _apply_rows(self, kind: type, rows: list[Any]) -> None:
+        """Rows of one kind."""
+        applier = self._applier
+        if kind is InodeRow:
+            applier.put_inodes([_inode(row) for row in rows])
+        elif kind is DirentRow:
+            applier.put_dirents([(r.parent, r.name, r.cookie, r.ino, r.kind) for r in rows])
+        else:
+            for row in rows:
+                self._apply_row(row)
+
+    def _apply_row(self, row: XattrRow | InodeGone | DirentGone | XattrGone) -> None:
         match row:
-            case InodeRow():
-                self._applier.put_inode(_inode(row))
-            case DirentRow():
-                self._applier.put_dirent(row.parent, row.name, row.cookie, row.ino, row.kind)
             case XattrRow():
                 self._applier.put_xattr(row.ino, row.name, row.value)
             case InodeGone():

@@ -52,7 +52,7 @@ from .wire import (
     unpack_batch,
 )
 
-COMMIT_BYTES = 4 * 1024 * 1024
+COMMIT_BYTES = 8 * 1024 * 1024
 """Uncompressed bytes of batches after which a receiver commits and acknowledges."""
 COMMIT_S = 1.0
 """Seconds after which it does, however little there is."""

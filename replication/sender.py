@@ -29,7 +29,7 @@ from .errors import (
 from .plan import SendDelta, plan_deltas
 from .wire import Ack, Begin, Offer, Resume, Seal, Sealed, State, amount_of, chain_start, pack_batch
 
-WINDOW_BYTES = 16 * 1024 * 1024
+WINDOW_BYTES = 24 * 1024 * 1024
 """Uncompressed bytes of batches that may be on the way without an acknowledgement."""
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
@@ -88,6 +88,7 @@ def replicate(
     targets: Collection[str] | None = None,
     window: int = WINDOW_BYTES,
     patience: float | None = None,
+    throttle: Callable[[int], None] | None = None,
     on_progress: Callable[[Account], None] = lambda account: None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
@@ -104,6 +105,9 @@ def replicate(
         targets: GUIDs to which to restrict it; None: every snapshot of a snap group.
         patience: seconds without any progress after which a transient error is raised after
             all; None: never.
+        throttle: called with the number of bytes that are about to go to the peer, a few KiB at a
+            time, by any of the threads that send; blocks until they may, but for less than the
+            peer's time-out.  What it raises ends the call, at the edge of such a piece.
         on_progress: called in the calling thread, after every batch and change of phase.
         sleep: interruptible by raising from it.
 
@@ -112,7 +116,7 @@ def replicate(
         DigestMismatch: not transient; nothing of the peer was lost.
         NasError: whatever the source raises.
     """
-    sender = _Sender(source, group, term, targets, window, on_progress)
+    sender = _Sender(source, group, term, targets, window, throttle, on_progress)
     pause, since, steady = FIRST_PAUSE_S, clock(), sender.milestone
     while True:
         try:
@@ -137,6 +141,7 @@ class _Sender:
         term: int,
         targets: Collection[str] | None,
         window: int,
+        throttle: Callable[[int], None] | None,
         on_progress: Callable[[Account], None],
     ) -> None:
         self._source = source
@@ -144,6 +149,7 @@ class _Sender:
         self._term = term
         self._targets = targets
         self._window = window
+        self._throttle = throttle
         self._on_progress = on_progress
         self._account = Account(volume=source.volume_uuid)
         self._earlier_wire_bytes = 0
@@ -165,6 +171,8 @@ class _Sender:
         self.report(phase=Phase.CONNECTING, reason="", attempts=attempts)
         self._earlier_wire_bytes = self._account.wire_bytes
         with connect() as connection:
+            if self._throttle is not None:
+                connection.share_link(self._throttle)
             try:
                 self._bring_up_to_date(connection)
             finally:

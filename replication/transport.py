@@ -27,6 +27,8 @@ TIMEOUT_S = 20.0
 """Without a single byte for so long, the peer counts as unreachable (seconds)."""
 
 _CHUNK = 256 * 1024
+_SHARE = 16 * 1024
+"""Bytes asked for at a time where the link is shared: few, so that a slow one is exact."""
 _LINGER_BYTES = 64 * 1024 * 1024
 _WRONG_CERTIFICATE = frozenset(
     {
@@ -249,6 +251,8 @@ class TlsStream:
         self.timeout = timeout
         self.sent = 0
         self.received = 0
+        self.throttle: Callable[[int], None] | None = None
+        """Called with the bytes that are about to go; may block, and break off by raising."""
         self._sock = sock
         self._clock = clock
         self._lock = threading.Lock()
@@ -263,6 +267,15 @@ class TlsStream:
             PeerUnreachable: broken, or the peer neither took nor sent a byte for `timeout`.
         """
         view = memoryview(data)
+        if self.throttle is None:
+            self._send(view)
+            return
+        for start in range(0, len(view), _SHARE):
+            piece = view[start : start + _SHARE]
+            self.throttle(len(piece))
+            self._send(piece)
+
+    def _send(self, view: memoryview) -> None:
         moved = self._clock()
         while view:
             wants = select.POLLOUT

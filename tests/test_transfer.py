@@ -185,6 +185,40 @@ def test_the_window_bounds_what_is_unacknowledged(
     assert 100_000 < max(on_the_way) <= 300_000
 
 
+def test_every_byte_is_asked_for_before_it_goes(pair: Pair) -> None:
+    asked: list[int] = []
+    history = two_snapshots()
+    account = replicate(history, pair.connect, GROUP, 1, throttle=asked.append)
+    assert_equal(history, pair)
+    greeting = account.wire_bytes - sum(asked)
+    assert 0 < greeting < 200, "all but the greeting, which comes with the connection"
+    assert max(asked) <= 16 * 1024
+
+
+class WindowClosed(Exception):
+    pass
+
+
+def test_a_closing_window_breaks_off_at_a_chunk_and_the_next_goes_on(
+    pair: Pair, small_commits: None
+) -> None:
+    asked: list[int] = []
+
+    def closing(count: int) -> None:
+        asked.append(count)
+        if sum(asked) > 500_000:
+            raise WindowClosed
+
+    history = two_snapshots()
+    with pytest.raises(WindowClosed):
+        replicate(history, pair.connect, GROUP, 1, throttle=closing)
+    assert pair.b.outcome() is not None
+    assert pair.b.replica.progress is not None
+    account = replicate(history, pair.connect, GROUP, 1)
+    assert_equal(history, pair)
+    assert account.sent.bytes < history.total(None, "guid-one").bytes
+
+
 # broken connections
 
 

@@ -2,6 +2,7 @@
 
 from nasfs.volume.apply import Applier
 from nasfs.volume.check import Finding, check_volume
+from nasfs.volume.datasync import DataSync
 from nasfs.volume.delta import ChangedExtent, Delta, ExtentPosition, RowPosition
 from nasfs.volume.diff import Diff, DiffEntry, diff_volume
 from nasfs.volume.errors import (
@@ -17,7 +18,6 @@ from nasfs.volume.errors import (
     VolumeExists,
     WouldWait,
 )
-from nasfs.volume.layers import DataSync
 from nasfs.volume.pool import (
     Pool,
     VolumeInfo,

@@ -8,6 +8,7 @@ of one snapshot and half of the next, and nobody but the receiver may use it.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 import msgspec
 
@@ -20,6 +21,9 @@ from nasfs.volume.volume import Volume
 
 _replace = msgspec.structs.replace
 
+Piece = tuple[int, int, bytes | memoryview]
+"""Inode number, offset, data."""
+
 
 class Applier:
     """The passive side of one open volume."""
@@ -28,24 +32,38 @@ class Applier:
         self._volume = volume
         self._store = volume._store
         self._data = volume._data
+        self._first_new = self._store.counters.next_ino
+        """Inodes from this number on were made by this object, with all that is in them."""
 
     # rows
 
-    def put_inode(self, given: Inode) -> None:
-        """The inode is this from now on.
+    def put_inodes(self, rows: Sequence[Inode]) -> None:
+        """The inodes are this from now on.
 
-        Of *given* counts what a file is; where its blocks lie is this volume's own (those past a
+        Of a row counts what a file is; where its blocks lie is this volume's own (those past a
         smaller size are dropped), so `born` and the columns of the block map are ignored.
         """
-        self._begin()
+        self._begin(rows=len(rows))
+        store, counters, epoch = self._store, self._store.counters, self._volume.epoch
+        for given in rows:
+            ino = given.ino
+            if ino < counters.next_ino:
+                self._put_inode(given)
+                continue
+            _check_number(ino)  # the number was never given here, so no row has it
+            mine = _replace(given, born=epoch, layer=Layer(0), layer_end=0, leaves=0, blocks=0)
+            store.inode.put((ino,), mine, new=True)
+            counters.inodes += 1
+            counters.next_ino = ino + 1
+        counters.reserved_ino = max(counters.reserved_ino, counters.next_ino)
+
+    def _put_inode(self, given: Inode) -> None:
         _check_number(given.ino)
         store = self._store
         stored = store.inode.get((given.ino,))
         if stored is None:
             mine = _replace(given, size=0, layer=Layer(0), layer_end=0, leaves=0, blocks=0)
             store.counters.inodes += 1
-            store.counters.next_ino = max(store.counters.next_ino, given.ino + 1)
-            store.counters.reserved_ino = max(store.counters.reserved_ino, given.ino + 1)
         else:
             mine = stored
         mine = _replace(mine, born=self._volume.epoch)
@@ -67,12 +85,17 @@ class Applier:
         if inode is not None and ino != ROOT_INO:
             self._volume._remove_inode(inode)
 
-    def put_dirent(self, parent: int, name: bytes, cookie: int, ino: int, kind: int) -> None:
-        self._begin()
-        entry = Dirent(Ino(parent), name, self._volume.epoch, cookie, Ino(ino), kind)
-        self._store.dirent.put(entry)
+    def put_dirents(self, rows: Sequence[tuple[int, bytes, int, int, int]]) -> None:
+        """Directory entries: parent, name, cookie, inode, kind of each."""
+        self._begin(rows=len(rows))
+        put, epoch, first_new = self._store.dirent.put, self._volume.epoch, self._first_new
+        latest = 0
+        for parent, name, cookie, ino, kind in rows:
+            entry = Dirent(Ino(parent), name, epoch, cookie, Ino(ino), kind)
+            put(entry, new=parent >= first_new)
+            latest = max(latest, cookie)
         counters = self._store.counters
-        counters.next_cookie = max(counters.next_cookie, cookie + 1)
+        counters.next_cookie = max(counters.next_cookie, latest + 1)
 
     def drop_dirent(self, parent: int, name: bytes) -> None:
         self._begin()
@@ -92,17 +115,35 @@ class Applier:
 
     # blocks
 
-    def write(self, ino: int, offset: int, data: bytes | memoryview) -> None:
-        """File data within the size that the inode's row gave it."""
-        self._begin(Kind.ADDS, len(data))
-        inode = self._file(ino, offset + len(data))
-        inode = self._data.write(inode, offset, data)
-        self._store.inode.put((ino,), inode)
+    def write_many(self, pieces: Sequence[Piece]) -> None:
+        """File data within the size that the inodes' rows gave.
+
+        A file that has no block yet is written at once and without a look at maps, which is what
+        most of the many small files of a new tree are.
+        """
+        store, layers, epoch = self._store, self._volume._layers, self._volume.epoch
+        self._begin(Kind.ADDS, sum([len(data) for _, _, data in pieces]), rows=len(pieces))
+        store.inode.get_many([ino for ino, _, _ in pieces])  # by one statement, into the cache
+        for ino, offset, data in pieces:
+            end = offset + len(data)
+            inode = self._file(ino, end)
+            is_new = not (offset or inode.blocks or inode.leaves)
+            if not (is_new and data and (end % BLOCK == 0 or end == inode.size)):
+                inode = self._data.write(_replace(inode, born=epoch), offset, data)
+            else:
+                blocks = -(-end // BLOCK)
+                self._data.check_room(blocks)
+                layers.write_whole(ino, epoch, data)
+                self._volume._space.wrote(blocks)
+                inode = _replace(
+                    inode, born=epoch, layer=Layer(epoch), layer_end=blocks, blocks=blocks
+                )
+            store.inode.put((ino,), inode)
 
     def punch(self, ino: int, offset: int, length: int) -> None:
         """Whole blocks become a hole (the last one may be cut by the size)."""
         self._begin()
-        inode = self._file(ino, offset + length)
+        inode = _replace(self._file(ino, offset + length), born=self._volume.epoch)
         if offset % BLOCK:
             raise FsError(errno.EINVAL, "holes begin at a block")
         inode = self._data.unmap(inode, offset // BLOCK, -(-(offset + length) // BLOCK))
@@ -113,6 +154,7 @@ class Applier:
     def reset(self, base: Epoch | None) -> None:
         """The live view becomes the base (None: an empty volume) before a delta; durable."""
         self.set_progress(b"")
+        self._first_new = self._store.counters.next_ino
         if base is not None:
             self._volume.rollback(base)
             return
@@ -148,15 +190,17 @@ class Applier:
             name = f"{name}-{guid[:8]}"
         return self._volume.seal(name, guid=guid, time_ns=time_ns, snap_group=snap_group)
 
-    def _begin(self, kind: Kind = Kind.CHANGES, count: int = 0) -> None:
+    def _begin(self, kind: Kind = Kind.CHANGES, count: int = 0, *, rows: int = 1) -> None:
+        """*rows* changes that add *count* bytes beside them are about to be made."""
         # No commit of its own: the progress is in the same transaction as what it tells of.
+        self._store.changes += rows - 1
         self._volume._begin(kind, count, may_commit=False)
 
     def _file(self, ino: int, end: int) -> Inode:
         inode = self._store.inode.get((ino,))
         if inode is None or not inode.is_file or end > inode.size:
             raise FsError(errno.EINVAL, f"data for inode {ino} does not fit its row")
-        return _replace(inode, born=self._volume.epoch)
+        return inode
 
 
 def _check_number(ino: int) -> None:

@@ -147,11 +147,13 @@ class FileData:
         return _replace(self.write(inode, size, bytes(stop - size)), size=size)
 
     def _check_room(self, old: list[Run]) -> None:
-        """ENOSPC before anything is written, if the volume's size does not allow the blocks."""
+        epoch = self._store.epochs.current
+        self.check_room(sum([run.stop - run.start for run in old if run.layer != epoch]))
+
+    def check_room(self, new: int) -> None:
+        """ENOSPC before anything is written, if the volume's size does not allow *new* blocks."""
         counters = self._store.counters
         used = counters.live_blocks + counters.snapshot_blocks
-        epoch = self._store.epochs.current
-        new = sum([run.stop - run.start for run in old if run.layer != epoch])
         if new and (used + new) * BLOCK > self._store.size:
             raise FsError(errno.ENOSPC, "the volume is full")
 

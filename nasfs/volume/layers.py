@@ -7,15 +7,14 @@ what is not synced yet; which block is in which layer is the block map's busines
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from nasfs.volume.behind import SMALL_BYTES, Behind, LayerKey, WriteLog
+from nasfs.volume.behind import SMALL_BYTES, Behind, LayerKey
+from nasfs.volume.datasync import DataSync
 from nasfs.volume.errors import CorruptionError, MediaError, WouldWait
 from nasfs.volume.media import Media
 
@@ -24,89 +23,6 @@ DIRECTORIES = 256
 
 def directory_name(index: int) -> str:
     return f"{index:02x}"
-
-
-class DataSync:
-    """A piece of work: make the data written so far durable.  `run` may be called in a thread.
-
-    Args:
-        keys: layers that were written or punched.
-        thinned: directories from which layers were removed, by their number.
-        logs: what waits to be written, by layer.
-    """
-
-    def __init__(
-        self,
-        layers: Layers,
-        keys: frozenset[LayerKey],
-        thinned: frozenset[int],
-        logs: dict[LayerKey, WriteLog],
-    ) -> None:
-        self._layers = layers
-        self.keys = keys
-        self.thinned = thinned
-        self.logs = logs
-        self.lost = False
-        """After a failure: some of the data may be gone.  Otherwise it waits as before."""
-        self._writing = threading.Lock()
-        self._is_written = not logs
-        self._refusal: MediaError | None = None
-
-    @property
-    def count(self) -> int:
-        """Files and directories to sync."""
-        return len(self.keys) + len(self.thinned)
-
-    def run(self) -> None:
-        layers = self._layers
-        try:
-            self.write()
-            self.lost = True  # unless the sync says that it is there
-            layers.media.sync_files([layers.path(*key) for key in sorted(self.keys)])
-            for index in sorted(self.thinned):
-                layers.media.sync_directory(layers.directory(index))
-        except BaseException:
-            layers.sync_ended(self, failed=True)
-            raise
-        self.lost = False
-        layers.sync_ended(self, failed=False)
-
-    def write(self) -> None:
-        """The host has all that waited, on return; who comes second waits for the first.
-
-        Raises:
-            MediaError: it refused; nothing is lost, see `Layers.take_back`.
-        """
-        if self._is_written:
-            return
-        with self._writing:
-            if self._refusal is not None:
-                raise MediaError(self._refusal.errno, self._refusal.where, self._refusal.hint)
-            if self._is_written:
-                return
-            try:
-                self._write_all()
-            except MediaError as exc:
-                self._refusal = exc
-                # A full disk may have room again, and all is here still.
-                self.lost = exc.errno != errno.ENOSPC
-                raise
-            self._is_written = True
-            self._layers.landed(self)
-
-    def _write_all(self) -> None:
-        media = self._layers.media
-        for key, log in self.logs.items():
-            fd = media.open(self._layers.path(*key), write=True)
-            try:
-                log.write(media, fd)
-            finally:
-                media.close(fd)
-
-    def wait_written(self) -> None:
-        """Until the host has taken what waited, or refused.  May be called in a thread."""
-        with suppress(MediaError):
-            self.write()
 
 
 class Layers:
@@ -217,6 +133,38 @@ class Layers:
         with self._lock:
             self._dirty.add(key)
         return fd
+
+    def write_whole(self, ino: int, epoch: int, data: bytes | memoryview) -> None:
+        """A layer from its beginning, which hardly anybody will ask for soon: no open descriptor.
+
+        Not for a layer that this object has open.  May be called while others are synced.
+        """
+        key = (ino, epoch)
+        if self._behind.logs or self._landing:  # of blocks that no map names any more
+            self._behind.drop(key)
+            self.land(key)
+        fd = self.media.open(self._path(ino, epoch), write=True)
+        try:
+            with self._lock:
+                self._dirty.add(key)
+            self.media.write(fd, (data,), 0)
+        except MediaError:
+            self._spoiled.add(key)
+            raise
+        finally:
+            self.media.close(fd)
+
+    def read_once(self, ino: int, epoch: int, length: int, offset: int) -> bytes:
+        """Like `read`, for who goes through many layers: no descriptor stays open."""
+        key = (ino, epoch)
+        if key in self._readers or key in self._writers:
+            return self.read(ino, epoch, length, offset)
+        fd = self._open(key, write=False)
+        try:
+            data = self.media.read(fd, length, offset)
+        finally:
+            self.media.close(fd)
+        return data if len(data) == length else data.ljust(length, b"\0")
 
     # what waits to be written
 
@@ -415,15 +363,18 @@ class Layers:
         return fd
 
     def _remember(self, cache: dict[LayerKey, int], key: LayerKey, *, write: bool) -> int:
-        path = self._path(*key)
-        try:
-            fd = self.media.open(path, write=write)
-        except MediaError as exc:
-            if isinstance(exc.__cause__, FileNotFoundError) and not write:
-                raise CorruptionError(path, "the block map names a missing layer") from exc
-            raise
+        fd = self._open(key, write=write)
         if len(cache) >= self._descriptors:
             for old in list(cache)[: self._descriptors // 4]:
                 self.media.close(cache.pop(old))
         cache[key] = fd
         return fd
+
+    def _open(self, key: LayerKey, *, write: bool) -> int:
+        path = self._path(*key)
+        try:
+            return self.media.open(path, write=write)
+        except MediaError as exc:
+            if isinstance(exc.__cause__, FileNotFoundError) and not write:
+                raise CorruptionError(path, "the block map names a missing layer") from exc
+            raise

@@ -83,12 +83,12 @@ class Names:
     def get(self, parent: int, name: bytes) -> Dirent | None:
         return self._rows.get((parent, name))
 
-    def put(self, entry: Dirent) -> None:
-        """The name means this from now on."""
+    def put(self, entry: Dirent, *, new: bool = False) -> None:
+        """The name means this from now on.  *new*: the caller knows that there is no such name."""
         key: Key = (entry.parent, entry.name)
         listing = self._listings.get(entry.parent)
         if listing is not None:
-            old = self._rows.get(key)
+            old = None if new else self._rows.get(key)
             if old is not None and old.cookie != entry.cookie:
                 listing.entries.pop(old.cookie, None)
             if entry.cookie in listing.entries:
@@ -99,7 +99,7 @@ class Names:
                 listing.append(entry)
                 self._listing(entry.parent)
                 self._count(entry.parent, listing, 1)
-        self._rows.put(key, entry)
+        self._rows.put(key, entry, new=new)
 
     def delete(self, entry: Dirent) -> None:
         self._rows.delete((entry.parent, entry.name))

@@ -13,13 +13,14 @@ from types import TracebackType
 
 import msgspec
 
+from nasfs.volume.datasync import DataSync
 from nasfs.volume.errors import (
     FormatError,
     FsError,
     MediaError,
     VolumeBusy,
 )
-from nasfs.volume.layers import DataSync, Layers
+from nasfs.volume.layers import Layers
 from nasfs.volume.lock import VolumeLock
 from nasfs.volume.media import Media
 from nasfs.volume.provision import (
