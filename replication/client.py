@@ -22,7 +22,7 @@ def open_connection(
 
     Args:
         identity, credentials: this node.
-        level: of zstandard for rows and data, 0 to 19; 0 is off.
+        level: of zstandard for rows and data, 0 (none) to 19, or `compression.AUTO`.
         timeout: seconds without a byte after which the peer counts as unreachable.
 
     Raises:

@@ -12,12 +12,13 @@ from typing import TypeVar
 
 from nasfs.errors import NasError
 
+from .compression import Compressor, Depth
 from .endpoint import PeerIdentity
 from .errors import PeerUnreachable, RemoteProtocolError, ReplicationError, VersionMismatch
 from .refusal import to_error, to_refusal
 from .session import AT_REST, Session, Side, State
 from .transport import TlsStream
-from .wire import PROTOCOL, Codec, Hello, Message, Ping, Refusal, kind_of
+from .wire import PROTOCOL, Codec, Data, Hello, Message, Ping, Refusal, Rows, encode, kind_of
 
 LINGER_S = 2.0
 """How long the peer gets to read a refusal before the connection closes (seconds)."""
@@ -33,12 +34,17 @@ class Connection:
     for long (it rolls back, it compares) is not taken for dead.
 
     Args:
-        level: of zstandard for what is sent, 0 to 19; 0 is off.
+        level: of zstandard for rows and data that are sent, 0 (none) to 19, or `compression.AUTO`.
+
+    Attributes:
+        depth: the level now.
     """
 
     def __init__(self, stream: TlsStream, side: Side, *, level: int = 0) -> None:
+        self.depth = Depth(level)
         self._stream = stream
-        self._codec = Codec(level=level)
+        self._codec = Codec()
+        self._compressors = threading.local()
         self._session = Session(side)
         self._sending = threading.Lock()
         self._state = threading.Lock()
@@ -116,13 +122,24 @@ class Connection:
             PeerUnreachable: the connection is broken.
             LocalProtocolError: not now, or too large.
         """
-        with self._sending:
-            return self._send(message)
+        return self.send_packed(message, self.pack(message))
 
-    def _send(self, message: Message) -> int:
+    def pack(self, message: Message) -> bytes:
+        """The message as it would travel; may be called in any thread, before its turn."""
+        if not isinstance(message, Rows | Data):
+            return encode(message)
+        if not hasattr(self._compressors, "own"):
+            self._compressors.own = Compressor()
+        return encode(message, self._compressors.own, self.depth.level)
+
+    def send_packed(self, message: Message, frame: bytes) -> int:
+        """Send a message that was packed before; raises like `send`."""
+        with self._sending:
+            return self._send(message, frame)
+
+    def _send(self, message: Message, frame: bytes) -> int:
         with self._state:
             self._session.sent(kind_of(message))
-        frame = self._codec.encode(message)
         self._stream.send(frame)
         self._spoke = time.monotonic()
         return len(frame)
@@ -185,7 +202,7 @@ class Connection:
                 continue
             try:
                 if self._session.state is not State.CLOSED:
-                    self._send(Ping())
+                    self._send(Ping(), encode(Ping()))
             except ReplicationError:
                 return  # the owner finds out by itself, and knows what to do
             finally:

@@ -13,6 +13,7 @@ from enum import IntEnum, IntFlag
 
 import zstandard
 
+from .compression import Compressor
 from .errors import LocalProtocolError, RemoteProtocolError
 
 MAGIC = b"NR"
@@ -121,33 +122,24 @@ def _check_header(magic: bytes, number: int, flags: int, length: int) -> Kind:
     return kind
 
 
-class Packer:
-    """Makes frames of payloads, with one compressor.  For one thread at a time.
+def pack(kind: Kind, payload: bytes, compressor: Compressor | None = None, level: int = 0) -> Frame:
+    """A frame; compressed if that is asked for, allowed for the kind, and saves a sixteenth.
 
-    Args:
-        level: of zstandard, 1 to 19; 0 sends everything as it is.
+    Raises:
+        LocalProtocolError: the payload is too large.
     """
-
-    def __init__(self, level: int = 0) -> None:
-        self._compressor = zstandard.ZstdCompressor(level=level) if level else None
-
-    def pack(self, kind: Kind, payload: bytes) -> Frame:
-        """A frame; compressed if that is allowed for the kind and saves at least a sixteenth.
-
-        Raises:
-            LocalProtocolError: the payload is too large.
-        """
-        if len(payload) > MAX_PAYLOAD:
-            raise LocalProtocolError(f"{kind.name} payload of {len(payload)} bytes")
-        if (
-            self._compressor is not None
-            and kind in COMPRESSIBLE
-            and len(payload) >= _WORTH_COMPRESSING
-        ):
-            packed = self._compressor.compress(payload)
-            if len(packed) <= len(payload) - len(payload) // 16:
-                return Frame(kind, packed, Flag.ZSTD)
-        return Frame(kind, payload)
+    if len(payload) > MAX_PAYLOAD:
+        raise LocalProtocolError(f"{kind.name} payload of {len(payload)} bytes")
+    if (
+        compressor is not None
+        and level
+        and kind in COMPRESSIBLE
+        and len(payload) >= _WORTH_COMPRESSING
+    ):
+        packed = compressor.compress(payload, level)
+        if packed is not None:
+            return Frame(kind, packed, Flag.ZSTD)
+    return Frame(kind, payload)
 
 
 class Unpacker:

@@ -89,10 +89,7 @@ class VolumeSource:
         return [_ref(snapshot) for snapshot in self._volume.snapshots()]
 
     def total(self, base: str | None, target: str) -> Amount:
-        delta = self._delta(base, target)
-        rows = sum(1 for _ in delta.rows())
-        size = sum(extent.stop - extent.start for extent in delta.extents() if extent.layer)
-        return Amount(rows, size)
+        return Amount(*self._delta(base, target).count())
 
     def read_delta(self, base: str | None, target: str, cursor: bytes) -> Iterator[Batch]:
         delta = self._delta(base, target)
@@ -125,7 +122,8 @@ def _row_batches(delta: Delta, after: RowPosition | None) -> Iterator[RowBatch]:
     room = BYTES_A_BATCH
     for change in delta.rows(after):
         rows.append(_row(change))
-        room -= sum(len(value) for value in change.row if isinstance(value, bytes))
+        if change.sort == "xattr" and not change.gone:  # all else is small
+            room -= len(change.row[3])
         if len(rows) == ROWS_A_BATCH or room <= 0:
             yield RowBatch(tuple(rows), msgspec.msgpack.encode(_RowCursor(change.position)))
             rows, room = [], BYTES_A_BATCH

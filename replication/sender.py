@@ -1,9 +1,9 @@
 """The sending end: brings one volume of the peer up to date, however often the link breaks.
 
-The calling thread reads the source, compresses and sends; while a delta is under way a second
-thread takes acknowledgements, so that the link is never idle for a round trip.  At most a window
-of unacknowledged bytes is in flight.  Whatever breaks, the next connection asks the peer what it
-has and goes on from there.
+The calling thread reads the source; while a delta is under way, threads compress and send what it
+read (`pipeline`), and another one takes acknowledgements, so that the link is never idle for a
+round trip.  At most a window of unacknowledged bytes is in flight.  Whatever breaks, the next
+connection asks the peer what it has and goes on from there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from enum import Enum
+from functools import partial
 
 import msgspec
 
@@ -26,8 +27,22 @@ from .errors import (
     RemoteProtocolError,
     ReplicationError,
 )
+from .pipeline import Pipeline, Stopped
 from .plan import SendDelta, plan_deltas
-from .wire import Ack, Begin, Offer, Resume, Seal, Sealed, State, amount_of, chain_start, pack_batch
+from .wire import (
+    Ack,
+    Begin,
+    Data,
+    Offer,
+    Resume,
+    Rows,
+    Seal,
+    Sealed,
+    State,
+    amount_of,
+    chain_start,
+    pack_batch,
+)
 
 WINDOW_BYTES = 24 * 1024 * 1024
 """Uncompressed bytes of batches that may be on the way without an acknowledgement."""
@@ -68,6 +83,8 @@ class Account(msgspec.Struct, frozen=True):
     """The same after it."""
     wire_bytes: int = 0
     """All bytes sent, frames and messages, before encryption."""
+    level: int = 0
+    """Of compression, now; 0: none."""
     attempts: int = 0
     """Connections so far."""
     snapshots_sent: int = 0
@@ -155,6 +172,9 @@ class _Sender:
         self._earlier_wire_bytes = 0
         self._flight: _Flight | None = None
         """The delta under way when a connection broke: tells what is sent again."""
+        self._pipeline: Pipeline | None = None
+        self._earlier = self._account
+        """As it was when that delta began, in its present connection."""
 
     @property
     def milestone(self) -> tuple[int, Amount]:
@@ -207,19 +227,24 @@ class _Sender:
         total = self._source.total(base, delta.target.guid)
         connection.send(Begin(base, delta.target, total))
         progress = connection.expect(Resume).progress
-        self._add(resent=_check_resumption(progress, base, delta.target, self._flight))
-        self._flight = flight = _Flight(progress)
+        resent = _check_resumption(progress, base, delta.target, self._flight)
+        self.report(resent=self._account.resent + resent)
+        self._flight = flight = _Flight(progress, self._window)
+        self._pipeline = pipeline = Pipeline(connection, flight)
+        self._earlier = self._account
         self.report(phase=Phase.SENDING, total=total, done=progress.done)
-        with _acknowledgements(connection, flight):
+        with _acknowledgements(connection, flight), pipeline:
+            digest = progress.digest
             for batch in self._source.read_delta(base, delta.target.guid, progress.cursor):
-                message = pack_batch(batch, flight.sent.digest)
-                size, amount = len(message.body), amount_of(batch)
-                flight.wait_for_room(size, self._window)
-                flight.launch(batch.cursor, amount, message.digest, size)
-                self._add(sent=amount)  # even if it gets only half way
-                self._add(packed=size, packed_wire=connection.send(message))
+                message = pack_batch(batch, digest)
+                digest = message.digest
+                pipeline.put(
+                    message, partial(flight.launch, batch.cursor, amount_of(batch), message)
+                )
                 self._take_stock(connection)
                 self.report()
+            pipeline.drain()
+            self._take_stock(connection)
             self.report(phase=Phase.SEALING)
             connection.send(Seal(flight.sent.digest, flight.sent.done))
             flight.wait_until_sealed()
@@ -227,62 +252,73 @@ class _Sender:
         self._flight = None
 
     def _take_stock(self, connection: Connection) -> None:
-        wire_bytes = self._earlier_wire_bytes + connection.wire_bytes
-        done = self._flight.acknowledged.done if self._flight else self._account.done
-        self._account = msgspec.structs.replace(self._account, wire_bytes=wire_bytes, done=done)
-
-    def _add(
-        self,
-        *,
-        sent: Amount = Amount(),  # noqa: B008  (frozen)
-        resent: Amount = Amount(),  # noqa: B008  (frozen)
-        packed: int = 0,
-        packed_wire: int = 0,
-    ) -> None:
-        account = self._account
-        self._account = msgspec.structs.replace(
-            account,
-            sent=account.sent + sent,
-            resent=account.resent + resent,
-            packed=account.packed + packed,
-            packed_wire=account.packed_wire + packed_wire,
-        )
+        changes: dict[str, object] = {
+            "wire_bytes": self._earlier_wire_bytes + connection.wire_bytes,
+            "level": connection.depth.level,
+        }
+        flight, pipeline, earlier = self._flight, self._pipeline, self._earlier
+        if flight is not None and pipeline is not None:
+            changes |= {
+                "done": flight.acknowledged.done,
+                "sent": earlier.sent + flight.launched,
+                "packed": earlier.packed + pipeline.packed,
+                "packed_wire": earlier.packed_wire + pipeline.packed_wire,
+            }
+        self._account = msgspec.structs.replace(self._account, **changes)
 
 
 class _Flight:
     """What of a delta is on its way; shared by the sending thread and the one that listens."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, window: int) -> None:
         self.target = progress.target
         self.sent = progress
         """The position after the last batch that was sent."""
+        self.launched = Amount()
+        """What was sent in this connection."""
         self.acknowledged = progress
+        self._window = window
         self._changed = threading.Condition()
         self._unacknowledged: deque[tuple[Progress, int]] = deque()
         self._bytes = 0
         self._sealed = False
+        self._stopped = False
         self.failure: Exception | None = None
 
-    def launch(self, cursor: bytes, amount: Amount, digest: bytes, size: int) -> None:
+    def launch(self, cursor: bytes, amount: Amount, message: Rows | Data) -> None:
         """A batch is about to be sent."""
-        done = self.sent.done + amount
+        size = len(message.body)
         with self._changed:
-            self.sent = msgspec.structs.replace(self.sent, done=done, cursor=cursor, digest=digest)
+            self.launched += amount  # even if it gets only half way
+            self.sent = msgspec.structs.replace(
+                self.sent, done=self.sent.done + amount, cursor=cursor, digest=message.digest
+            )
             self._unacknowledged.append((self.sent, size))
             self._bytes += size
 
-    def wait_for_room(self, size: int, window: int) -> None:
-        """Until so many bytes more fit into the window, or nothing at all is in it."""
-        self._wait(lambda: not self._bytes or self._bytes + size <= window)
+    def has_room(self, size: int) -> bool:
+        """So many bytes more fit into the window, or nothing at all is in it."""
+        return not self._bytes or self._bytes + size <= self._window
+
+    def wait_for_room(self, size: int) -> None:
+        """Raises what ended the acknowledgements, or `Stopped`."""
+        self._wait(lambda: self.has_room(size))
 
     def wait_until_sealed(self) -> None:
         self._wait(lambda: self._sealed)
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self.failure is not None or ready())
+            self._changed.wait_for(lambda: self._stopped or self.failure is not None or ready())
+            if self._stopped:
+                raise Stopped
             if self.failure is not None:
                 raise self.failure
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
     def land(self, ack: Ack) -> None:
         """Everything up to there is durable.

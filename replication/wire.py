@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import msgspec
 from blake3 import blake3
 
+from .compression import Compressor
 from .endpoint import (
     Amount,
     Batch,
@@ -31,7 +32,7 @@ from .endpoint import (
     SnapshotRef,
 )
 from .errors import RemoteProtocolError
-from .frames import Frame, FrameReader, Kind, Packer, Unpacker
+from .frames import Frame, FrameReader, Kind, Unpacker, pack
 
 PROTOCOL: Final = 1
 """Raised by every change that an older node cannot ignore."""
@@ -216,23 +217,11 @@ def kind_of(message: Message) -> Kind:
 
 
 class Codec:
-    """Messages to bytes and back, for one connection.
+    """Bytes to messages, for one connection and one thread at a time."""
 
-    `encode` and `receive` may be in different threads, but each in one at a time.
-    """
-
-    def __init__(self, *, level: int = 0) -> None:
-        self._packer = Packer(level)
+    def __init__(self) -> None:
         self._unpacker = Unpacker()
         self._reader = FrameReader()
-
-    def encode(self, message: Message) -> bytes:
-        """One frame.  Raises LocalProtocolError if it is too large."""
-        if isinstance(message, Rows | Data):
-            payload = message.digest + message.body
-        else:
-            payload = _ENCODER.encode(message)
-        return self._packer.pack(kind_of(message), payload).encode()
 
     def feed(self, data: bytes | memoryview) -> None:
         self._reader.feed(data)
@@ -250,6 +239,19 @@ class Codec:
     def idle(self) -> bool:
         """Whether the bytes so far end with a message."""
         return self._reader.empty
+
+
+def encode(message: Message, compressor: Compressor | None = None, level: int = 0) -> bytes:
+    """One frame, compressed if that is asked for and pays.
+
+    Raises:
+        LocalProtocolError: it is too large.
+    """
+    if isinstance(message, Rows | Data):
+        payload = message.digest + message.body
+    else:
+        payload = _ENCODER.encode(message)
+    return pack(kind_of(message), payload, compressor, level).encode()
 
 
 def decode(frame: Frame, unpacker: Unpacker) -> Message:

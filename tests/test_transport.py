@@ -28,7 +28,7 @@ from replication.errors import (
 )
 from replication.session import Side
 from replication.transport import Credentials, accept, connect, parse_address
-from replication.wire import Begin, Codec, Hello, Message, Offer, Refusal, Resume, State
+from replication.wire import Begin, Codec, Hello, Message, Offer, Refusal, Resume, State, encode
 from tests.replication_world import GROUP, Node, Pair, error_of, snapshot
 
 
@@ -272,8 +272,8 @@ def test_a_refusal_can_be_read_after_sending_what_was_under_way(pair: Pair) -> N
     """The server reads on for a while: a close with unread bytes would be a reset."""
     stream = connect(pair.b.address, pair.a.credentials, pair.b.identity.certificate)
     codec = Codec()
-    stream.send(codec.encode(greeting(pair.a.identity)))
-    stream.send(codec.encode(Offer("unknown-group", 1, "volume-1", ())))
+    stream.send(encode(greeting(pair.a.identity)))
+    stream.send(encode(Offer("unknown-group", 1, "volume-1", ())))
     got: list[Message] = []
     while not any(isinstance(message, Refusal) for message in got):
         stream.send(bytes(4 * 1024 * 1024))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import stat
 from pathlib import Path
@@ -181,6 +182,28 @@ def test_a_delta_read_on_from_any_of_its_positions_is_the_rest_of_it(
                 assert rest == batches[position + 1 :]
             volume.commit()
             source.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_counted_before_is_what_comes(pair: tuple[Path, Path], seed: int) -> None:
+    chance = random.Random(seed)
+    with open_volume(pair[0]) as volume:
+        for number in range(4):
+            change_something(volume, chance, 80)
+            ino = volume.mknod(ROOT_INO, b"scattered%d" % number, stat.S_IFREG, uid=0, gid=0).ino
+            for _ in range(5):  # leaf rows
+                volume.write(ino, chance.randrange(20 << 20), chance.randbytes(6000))
+            if number == 2:
+                volume.acquire(ino)  # open, without a name
+                volume.unlink(ROOT_INO, b"scattered2")
+            volume.seal(f"s{number}", snap_group="g")
+        source = VolumeSource(pair[0])
+        guids = [None, *(snapshot.guid for snapshot in volume.snapshots())]
+        for base, target in itertools.combinations(guids, 2):
+            assert target is not None
+            batches = source.read_delta(base, target, b"")
+            assert sum(map(amount, batches), Amount()) == source.total(base, target)
+        source.close()
 
 
 def test_renaming_a_directory_of_many_files_is_a_handful_of_rows(pair: tuple[Path, Path]) -> None:

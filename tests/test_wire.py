@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from nasfs.errors import Failed, NasError, Refused
 from replication import errors
+from replication.compression import Compressor
 from replication.endpoint import (
     Amount,
     Batch,
@@ -44,8 +45,8 @@ from replication.frames import (
     Frame,
     FrameReader,
     Kind,
-    Packer,
     Unpacker,
+    pack,
 )
 from replication.refusal import to_error, to_refusal
 from replication.wire import (
@@ -74,6 +75,7 @@ from replication.wire import (
     chain,
     chain_start,
     decode,
+    encode,
     kind_of,
     pack_batch,
     unpack_batch,
@@ -138,8 +140,8 @@ def test_every_kind_of_message_is_in_these_tests() -> None:
 def test_messages_survive_any_fragmentation(
     sent: list[Message], cuts: list[int], level: int
 ) -> None:
-    ours, theirs = Codec(level=level), Codec()
-    wire = b"".join(ours.encode(message) for message in sent)
+    theirs, compressor = Codec(), Compressor()
+    wire = b"".join(encode(message, compressor, level) for message in sent)
     got: list[Message] = []
     while wire:
         for cut in cuts:
@@ -175,7 +177,7 @@ def test_random_payloads_in_sound_frames_are_a_protocol_error(
 def test_mutated_payloads_in_sound_frames_are_a_protocol_error(
     message: Message, data: st.DataObject
 ) -> None:
-    payload = bytearray(Codec().encode(message)[HEADER_BYTES:])
+    payload = bytearray(encode(message)[HEADER_BYTES:])
     if payload:
         at = data.draw(st.integers(0, len(payload) - 1))
         payload[at:] = (
@@ -186,7 +188,7 @@ def test_mutated_payloads_in_sound_frames_are_a_protocol_error(
 
 @given(st.sampled_from(MESSAGES), st.data())
 def test_one_changed_byte_never_passes(message: Message, data: st.DataObject) -> None:
-    frame = bytearray(Codec().encode(message))
+    frame = bytearray(encode(message))
     at = data.draw(st.integers(0, len(frame) - 1))
     frame[at] ^= data.draw(st.integers(1, 255))
     try:
@@ -198,7 +200,7 @@ def test_one_changed_byte_never_passes(message: Message, data: st.DataObject) ->
 
 @given(st.sampled_from(MESSAGES), st.data())
 def test_a_truncated_frame_gives_nothing(message: Message, data: st.DataObject) -> None:
-    frame = Codec().encode(message)
+    frame = encode(message)
     codec = Codec()
     assert receive_all(codec, frame[: data.draw(st.integers(0, len(frame) - 1))]) == []
 
@@ -265,19 +267,20 @@ def test_the_document_lists_every_kind_with_its_number() -> None:
 
 def test_too_large_a_payload_is_our_own_mistake() -> None:
     with pytest.raises(LocalProtocolError):
-        Packer().pack(Kind.DATA, bytes(MAX_PAYLOAD + 1))
+        pack(Kind.DATA, bytes(MAX_PAYLOAD + 1))
 
 
 # compression
 
 
 def test_only_what_shrinks_is_compressed() -> None:
-    packer = Packer(level=1)
+    own = Compressor()
     noise = random.Random(1).randbytes(20_000)
-    assert packer.pack(Kind.DATA, bytes(20_000)).flags == Flag.ZSTD
-    assert packer.pack(Kind.DATA, noise) == Frame(Kind.DATA, noise)
-    assert packer.pack(Kind.OFFER, bytes(20_000)).flags == Flag.NONE
-    assert Packer(level=0).pack(Kind.DATA, bytes(20_000)).flags == Flag.NONE
+    assert pack(Kind.DATA, bytes(20_000), own, 1).flags == Flag.ZSTD
+    assert pack(Kind.DATA, noise, own, 1) == Frame(Kind.DATA, noise)
+    assert pack(Kind.OFFER, bytes(20_000), own, 1).flags == Flag.NONE
+    assert pack(Kind.DATA, bytes(20_000), own, 0).flags == Flag.NONE
+    assert pack(Kind.DATA, bytes(20_000)).flags == Flag.NONE
 
 
 def test_a_decompression_bomb_is_refused_without_decompressing_it() -> None:
@@ -364,8 +367,7 @@ def test_batches_that_no_file_system_can_hold_are_refused(batch: Batch) -> None:
     ],
 )
 def test_errors_travel_with_their_class_and_hint(error: NasError, arrives_as: type) -> None:
-    codec = Codec()
-    (refusal,) = receive_all(Codec(), codec.encode(to_refusal(error)))
+    (refusal,) = receive_all(Codec(), encode(to_refusal(error)))
     assert isinstance(refusal, Refusal)
     arrived = to_error(refusal)
     assert type(arrived) is arrives_as

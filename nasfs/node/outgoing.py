@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from nasfs.volume import Access, Snapshot, Volume, open_volume
 from replication.client import create_replication, peer_status
+from replication.compression import AUTO
 from replication.connection import Connection
 from replication.endpoint import GroupSpec, GroupStatus, VolumeSpec
 from replication.local import VolumeSource
@@ -18,10 +19,7 @@ from .pairing import connect_peer
 from .records import HOLDER, Group, Replication, VolumeRow
 from .reports import Done, Running
 
-AUTO_LEVEL = 3
-"""The level of compression that ``auto`` means."""
-
-COMPRESSION_LEVELS = {"off": 0, "auto": AUTO_LEVEL, **{str(n): n for n in range(1, 10)}}
+COMPRESSION_LEVELS = {"off": 0, "auto": AUTO, **{str(n): n for n in range(1, 10)}}
 """The words of the option, and the level of zstandard that they mean (0: none)."""
 
 

@@ -11,6 +11,7 @@ reach them on the other side.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -25,6 +26,11 @@ from nasfs.volume.types import BLOCK, Epoch, Inode, Layer, Run
 from nasfs.volume.view import AsOf
 
 PAGE = 1000
+
+_WITHOUT_LEAVES = f"leaves = 0 AND nlink > 0 AND (mode & {stat.S_IFMT(0xFFFF)}) = {stat.S_IFREG}"
+
+SMALL = 256 * 1024
+"""Bytes of a file that is read at once."""
 
 _INO, _BORN, _NLINK, _BLOCKS = map(INODE.columns.index, ("ino", "born", "nlink", "blocks"))
 
@@ -136,6 +142,24 @@ class Delta:
         row = self._store.inodes.get_at((ino,), self._base)
         return row is not None and row[_NLINK] > 0
 
+    def count(self) -> tuple[int, int]:
+        """How many rows `rows` has, and how many bytes `extents` that are no holes.
+
+        From the empty volume SQL can tell most of it; else it costs what changed.
+        """
+        if self._base:
+            extents = self.extents()
+            rows = sum(1 for _ in self.rows())
+            return rows, sum(extent.stop - extent.start for extent in extents if extent.layer)
+        target = self._new.epoch
+        rows = sum(table.sum_at("1", "1", target) for _, table in self._tables)
+        rows -= self._store.inodes.sum_at("1", "nlink = 0", target)
+        size = self._store.inodes.sum_at(f"MIN(layer_end * {BLOCK}, size)", _WITHOUT_LEAVES, target)
+        for row in self._store.inodes.scan_at("leaves > 0 AND nlink > 0", (), target):
+            extents = self._extents_of(Inode(*row), 0)
+            size += sum(extent.stop - extent.start for extent in extents if extent.layer)
+        return rows, size
+
     def extents(self, after: ExtentPosition | None = None) -> Iterator[ChangedExtent]:
         """All changed bytes of files behind a position."""
         cursor: tuple[int, Key] | None = None
@@ -151,7 +175,12 @@ class Delta:
                 skip = 0
                 if after is not None and (inode.born, inode.ino) == (after.born, after.ino):
                     skip = after.offset
-                if inode.is_file and inode.nlink:
+                if not (inode.is_file and inode.nlink):
+                    continue
+                if not self._base and not inode.leaves and not skip:  # nearly every file
+                    stop = min(inode.layer_end * BLOCK, inode.size)
+                    yield ChangedExtent(inode.born, inode.ino, 0, stop, inode.layer)
+                else:
                     yield from self._extents_of(inode, skip)
 
     def _extents_of(self, inode: Inode, skip: int) -> Iterator[ChangedExtent]:
@@ -177,6 +206,8 @@ class Delta:
     def read(self, extent: ChangedExtent) -> bytes:
         """The bytes of an extent that is no hole."""
         length = extent.stop - extent.start
+        if extent.start == 0 and length <= SMALL:  # most likely that is all of it
+            return self._layers.read_once(extent.ino, extent.layer, length, 0)
         return self._layers.read(extent.ino, extent.layer, length, extent.start)
 
 

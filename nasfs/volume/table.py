@@ -146,6 +146,17 @@ class VersionedTable:
         )
         return self._db.execute(sql, (*values, epoch, *values, epoch, epoch))
 
+    def sum_at(self, expression: str, where: str, epoch: int) -> int:
+        """The sum of an SQL expression over the rows visible at a sealed epoch."""
+        name = self.spec.name
+        sql = (
+            f"SELECT (SELECT COALESCE(SUM({expression}), 0) FROM {name}"
+            f" WHERE {where} AND born <= ?)"
+            f" + (SELECT COALESCE(SUM({expression}), 0) FROM {name}_past"
+            f" WHERE {where} AND born <= ? AND died > ?)"
+        )
+        return int(self._db.execute(sql, (epoch, epoch, epoch)).fetchone()[0])
+
     def changed_since(self, epoch: int) -> bool:
         """Whether a live row is not what a sealed epoch sees, or a row is missing that it sees."""
         born = f"SELECT 1 FROM {self.spec.name} WHERE born > ? LIMIT 1"

@@ -1,0 +1,105 @@
+"""How hard to compress: a fixed level, none, or one that moves with what is left free.
+
+`auto` watches the frames in front of the link.  If finished ones pile up there, the link is what
+is scarce, and there is time to make them smaller.  If the link has to wait for one that is still
+being compressed, the processors are scarce.  If neither is so, nobody waits for compression and
+nothing would be won by another level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+import zstandard
+
+AUTO: Final = -1
+"""The setting that lets the level move; others are levels of zstandard, 0: none."""
+FIRST_LEVEL: Final = 3
+LOWEST_LEVEL: Final = 1
+HIGHEST_LEVEL: Final = 9
+"""Where `auto` begins, and between what it moves."""
+
+FRAMES_A_DECISION: Final = 8
+SCARCE: Final = 0.5
+"""So many of the frames of a decision have to say the same."""
+
+SAMPLES: Final = 8
+SAMPLE_BYTES: Final = 8 * 1024
+SAMPLE_FROM: Final = 4 * SAMPLES * SAMPLE_BYTES
+"""Payloads of so many bytes on are sampled; compressing a smaller one is as quick."""
+SAVING: Final = 16
+"""What shrinks by less than a sixteenth goes as it is."""
+
+
+class Scarce(Enum):
+    """What the next frame for the link waited for."""
+
+    LINK = "link"
+    """It was ready, and others behind it."""
+    PROCESSOR = "processor"
+    """The link was free, and the frame was still being compressed."""
+    NEITHER = "neither"
+
+
+def next_level(level: int, seen: Sequence[Scarce]) -> int:
+    """The level after the last frames: one step at most."""
+    if seen.count(Scarce.LINK) >= SCARCE * len(seen):
+        return min(level + 1, HIGHEST_LEVEL)
+    if seen.count(Scarce.PROCESSOR) >= SCARCE * len(seen):
+        return max(level - 1, LOWEST_LEVEL)
+    return level
+
+
+class Depth:
+    """The level of one connection.  For one thread at a time, but `level` may be read by any."""
+
+    def __init__(self, setting: int) -> None:
+        """*setting*: `AUTO`, 0 (none), or a level of zstandard up to 19."""
+        self.level = FIRST_LEVEL if setting == AUTO else setting
+        self._moves = setting == AUTO
+        self._seen: list[Scarce] = []
+
+    def note(self, scarce: Scarce) -> None:
+        """One frame more went to the link."""
+        if not self._moves:
+            return
+        self._seen.append(scarce)
+        if len(self._seen) == FRAMES_A_DECISION:
+            self.level = next_level(self.level, self._seen)
+            self._seen.clear()
+
+
+class Compressor:
+    """Compresses what shrinks.  For one thread at a time; remembers a context for each level."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[int, zstandard.ZstdCompressor] = {}
+
+    def compress(self, data: bytes, level: int) -> bytes | None:
+        """The zstandard frame; None if it is not worth it, which a sample tells early."""
+        if len(data) >= SAMPLE_FROM and not _pays(self._context(1), _sample(data)):
+            return None
+        packed = self._context(level).compress(data)
+        return packed if _saves(len(packed), len(data)) else None
+
+    def _context(self, level: int) -> zstandard.ZstdCompressor:
+        if level not in self._contexts:
+            self._contexts[level] = zstandard.ZstdCompressor(level=level)
+        return self._contexts[level]
+
+
+def _sample(data: bytes) -> list[bytes]:
+    """A few pieces from all over."""
+    step = len(data) // SAMPLES
+    return [data[at * step : at * step + SAMPLE_BYTES] for at in range(SAMPLES)]
+
+
+def _pays(context: zstandard.ZstdCompressor, pieces: list[bytes]) -> bool:
+    """Whether any of them shrinks: a frame may be half noise."""
+    return any(_saves(len(context.compress(piece)), len(piece)) for piece in pieces)
+
+
+def _saves(packed: int, size: int) -> bool:
+    return packed <= size - size // SAVING
