@@ -252,6 +252,12 @@ class GroupStatus(msgspec.Struct, frozen=True):
     term: Count
     role: Label
     volumes: tuple[VolumeStatus, ...]
+    time_ns: Nanoseconds = 0
+    """What its clock says; 0: it does not tell."""
+    keep_most: Count = 0
+    """So many snap groups it keeps at most; 0: it does not tell."""
+    keep_least: Count = 0
+    """So many it wants to have at least."""
 
 
 class Site(Protocol):

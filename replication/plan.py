@@ -24,6 +24,55 @@ class SendDelta(msgspec.Struct, frozen=True):
         )
 
 
+class SnapGroup(msgspec.Struct, frozen=True):
+    """A snap group that is whole on this site."""
+
+    uuid: str
+    name: str
+    time_ns: int
+    wanted: bool = False
+    """Somebody but replication holds one of its snapshots: it is not left out."""
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """What the receiver keeps: at most so many snap groups, and never fewer than it says itself."""
+
+    most: int
+    least: int = 0
+
+
+def plan_snap_groups(
+    waiting: Sequence[SnapGroup],
+    *,
+    there: int,
+    retention: Retention,
+    now_ns: int,
+    max_lag_ns: int,
+    newest_only: bool = False,
+) -> tuple[SnapGroup, ...]:
+    """Which of the waiting snap groups go to the peer; one net delta spans what is left out.
+
+    All of them go, unless the first has waited for longer than *max_lag_ns* (0: however long), or
+    *newest_only*.  Then these go: the newest; what somebody holds; and of the others the newest,
+    as far as the receiver would otherwise have fewer than it wants to have at least.  What it
+    would not keep at all does not go.
+
+    Args:
+        waiting: oldest first.
+        there: how many snap groups the receiver has.
+    """
+    late = waiting and 0 < max_lag_ns < now_ns - waiting[0].time_ns
+    if not (late or newest_only) or len(waiting) < 2:
+        return tuple(waiting)
+    chosen = {waiting[-1].uuid, *(group.uuid for group in waiting if group.wanted)}
+    for group in reversed(waiting):
+        if there + len(chosen) >= retention.least:
+            break
+        chosen.add(group.uuid)
+    kept = [group for group in waiting if group.uuid in chosen]
+    return tuple(kept[-max(1, retention.most) :])
+
+
 def plan_deltas(
     volume: str,
     sender: Sequence[SnapshotRef],

@@ -36,6 +36,8 @@ PURE = [
     "replication/endpoint.py",
     "replication/errors.py",
     "replication/frames.py",
+    "replication/link.py",
+    "replication/pacing.py",
     "replication/plan.py",
     "replication/roles.py",
     "replication/session.py",

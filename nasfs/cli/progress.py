@@ -53,23 +53,34 @@ def wait_for_attempt(client: Client, view: ReplicationView) -> ReplicationView:
     return view
 
 
+def progress_line(view: ReplicationView) -> str:
+    """``sending s7: 40% of 1.2G, 12M/s, 3.1 to 1, done at ...``."""
+    share = view.bytes_done * 100 // view.bytes_total if view.bytes_total else 100
+    eta = f", done at {view.eta}" if view.eta else ""
+    return (
+        f"{view.phase} {view.snapshot}: {share}% of {render_size(view.bytes_total)},"
+        f" {view.rows_done}/{view.rows_total} rows, {render_size(int(view.rate_now))}/s,"
+        f" {view.ratio:.1f} to 1{eta}"
+    )
+
+
 class _Lines:
-    """A line for each snapshot and every few seconds."""
+    """A line for each snapshot and every few seconds, and one for each reason to wait."""
 
     def __init__(self) -> None:
         self._next = 0.0
         self._snapshot = ""
+        self._reason = ""
 
     def show(self, view: ReplicationView) -> None:
         now = time.monotonic()
+        if view.state == "waiting" and view.reason != self._reason:
+            self._reason = view.reason
+            print(f"{view.group} waits: {view.reason}", file=sys.stderr)
         if not view.snapshot or (now < self._next and view.snapshot == self._snapshot):
             return
         self._next, self._snapshot = now + LINE_S, view.snapshot
-        print(
-            f"{view.phase} {view.snapshot}: {view.rows_done}/{view.rows_total} rows,"
-            f" {render_size(view.bytes_done)}/{render_size(view.bytes_total)}",
-            file=sys.stderr,
-        )
+        print(progress_line(view), file=sys.stderr)
 
     def close(self) -> None:
         """Nothing is left open."""
@@ -101,11 +112,15 @@ class _Bar:
         self._progress.start()
 
     def show(self, view: ReplicationView) -> None:
+        if view.state == "waiting":
+            self._progress.update(self._task, description=f"waits: {view.reason}")
         if not view.snapshot:
             return
+        eta = f", done at {view.eta}" if view.eta else ""
         self._progress.update(
             self._task,
-            description=f"{view.phase} {view.snapshot} ({view.rows_done}/{view.rows_total} rows)",
+            description=f"{view.phase} {view.snapshot} ({view.rows_done}/{view.rows_total} rows,"
+            f" {view.ratio:.1f} to 1{eta})",
             completed=view.bytes_done,
             total=view.bytes_total or None,
         )

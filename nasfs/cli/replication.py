@@ -8,7 +8,9 @@ import typer
 
 from nasfs.errors import ConfigError
 from nasfs.node.words import check_name, parse_volume, render_size
+from replication.link import render_rate
 
+from .link import register
 from .session import DryRun, Json, client, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
@@ -30,6 +32,22 @@ def create(
     ] = "thin",
     max_snapshots: Annotated[int, typer.Option(help="How many the partner keeps, 1-1000.")] = 64,
     compression: Annotated[str, typer.Option(help="off, auto or 1 to 9.")] = "auto",
+    priority: Annotated[int, typer.Option(help="Per cent of the link that it may have.")] = 100,
+    rate: Annotated[str, typer.Option(help="A second, at most: 50M, 100Mbit.")] = "",
+    window: Annotated[
+        list[str],
+        typer.Option(
+            metavar="WINDOW",
+            help="When it may send: 'mon-fri 20:00-06:00 rate=50M zone=Europe/Berlin'; several"
+            " are possible, none means always.",
+        ),
+    ] = [],  # noqa: B006
+    max_lag: Annotated[
+        str, typer.Option(metavar="SPAN", help="Further behind, snap groups are left out.")
+    ] = "",
+    rpo: Annotated[
+        str, typer.Option(metavar="SPAN", help="So old may the partner's copy become.")
+    ] = "",
 ) -> None:
     """Replicate a group: the partner makes passive volumes of the same identity."""
     from nasfs.node.messages import ReplicationCreate, ReplicationView
@@ -41,7 +59,10 @@ def create(
         if not equals or not remote:
             raise ConfigError(f"{pair!r} is not LOCAL=REMOTE", hint="--volume POOL/VOLUME=NAME")
         names[str(parse_volume(local))] = remote
-    body = ReplicationCreate(group, to_pool, names, provision, max_snapshots, compression)
+    body = ReplicationCreate(
+        group, to_pool, names, provision, max_snapshots, compression, priority, rate,
+        tuple(window), max_lag, rpo,
+    )  # fmt: skip
     client().post("/v1/replications", ReplicationView, body)
 
 
@@ -78,9 +99,13 @@ def _print_deltas(views: list[DeltaView], as_json: bool) -> None:
         typer.echo("nothing is waiting")
         return
     print_table(
-        ["VOLUME", "FROM", "TO", "ROWS", "BYTES"],
-        [(v.volume, v.base or "(empty)", v.target, v.rows, render_size(v.bytes)) for v in views],
-    )
+        ["VOLUME", "FROM", "TO", "ROWS", "FILES", "BYTES", "RATIO", "THERE IN"],
+        [
+            (v.volume, v.base or "(empty)", v.target, v.rows, v.files, render_size(v.bytes),
+             f"{v.ratio:.2f}", "-" if v.seconds is None else f"{v.seconds:.0f}s")
+            for v in views
+        ],
+    )  # fmt: skip
 
 
 @app.command("list")
@@ -93,14 +118,14 @@ def list_(as_json: Json = False) -> None:
         print_json(views)
         return
     print_table(
-        ["GROUP", "TO POOL", "STATE", "WAITING", "LAST SUCCESS", "REASON"],
-        [(v.group, v.to_pool, _state(v), v.waiting_snapshots, v.last_success or "-", v.reason)
-         for v in views],
+        ["GROUP", "TO POOL", "STATE", "WAITING", "LAG", "RPO", "LAST SUCCESS", "REASON"],
+        [(v.group, v.to_pool, _state(v), v.waiting_snapshots, f"{v.lag_s:.0f}s", v.rpo or "-",
+          v.last_success or "-", v.reason) for v in views],
     )  # fmt: skip
 
 
 def _state(view: ReplicationView) -> str:
-    return "paused" if view.paused else view.state
+    return "split" if view.split else "paused" if view.paused else view.state
 
 
 @app.command()
@@ -121,14 +146,29 @@ def show(group: str, as_json: Json = False) -> None:
             *(("volume", f"{here} -> {there}") for here, there in view.remote_volumes.items()),
             ("state", _state(view) + (f", {view.phase} {view.snapshot}" if running else "")),
             ("reason", view.reason),
+            ("hint", view.hint),
             ("waiting snapshots", view.waiting_snapshots),
+            ("lag", _lag(view)),
+            ("done at", view.eta),
+            ("newest on both", f"{view.common}, {view.age_s:.0f} s old" if view.common else "-"),
+            ("RPO", f"{view.rpo_s} s: {view.rpo}" if view.rpo else ""),
             ("last success", view.last_success or "never"),
             ("latest transfer", f"{view.rows_done} rows, {render_size(view.bytes_done)}, "
              f"{render_size(view.wire_bytes)} on the wire, {view.seconds:.1f} s"),
             ("compression", view.compression),
+            ("priority", f"{view.priority} %"),
+            ("rate", f"{render_rate(view.rate)} a second" if view.rate else ""),
+            *(("window", window) for window in view.windows),
+            ("left out", f"what waits for longer than {view.max_lag_s} s" * bool(view.max_lag_s)),
             ("partner keeps", f"{view.max_snapshots} snapshots"),
         ]
     )  # fmt: skip
+
+
+def _lag(view: ReplicationView) -> str:
+    known = view.lag_bytes is not None and view.waiting_snapshots
+    size = f", {render_size(view.lag_bytes or 0)} to send" if known else ""
+    return f"{view.lag_s:.0f} s{size}"
 
 
 def _change(group: str, action: str) -> None:
@@ -152,8 +192,23 @@ def resume(group: str) -> None:
 
 
 @app.command()
+def split(group: str) -> None:
+    """Part the two sites: nothing is sent, and only what both have is held here."""
+    _change(group, "split")
+
+
+@app.command()
+def join(group: str) -> None:
+    """Bring the sites together again: what happened meanwhile is sent."""
+    _change(group, "join")
+
+
+@app.command()
 def delete(group: str) -> None:
     """Stop replicating; the partner's copies stay as they are."""
     from .client import replication_url
 
     client().post(f"{replication_url(group)}/delete", type(None))
+
+
+register(app)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,15 +13,38 @@ from .schedule import print_schedules
 from .session import Json, client, print_json, print_table
 from .volume import figures
 
+if TYPE_CHECKING:
+    from nasfs.node.messages import StatusView
 
-def status(as_json: Json = False) -> None:
+
+WATCH_S = 1.0
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until ^C.")] = False,
+    as_json: Json = False,
+) -> None:
     """Everything at a glance: volumes, groups, roles, replication, what needs attention."""
     from nasfs.node.messages import StatusView
 
-    view = client().get("/v1/status", StatusView)
-    if as_json:
-        print_json(view)
-        return
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            view = client().get("/v1/status", StatusView)
+            if watch and sys.stdout.isatty():
+                typer.echo("\x1b[H\x1b[2J", nl=False)
+            if as_json:
+                print_json(view)
+            else:
+                _print_status(view)
+            if not watch:
+                return
+            sys.stdout.flush()
+            time.sleep(WATCH_S)
+
+
+def _print_status(view: StatusView) -> None:
+    from .progress import progress_line
+
     partner = f"partner {view.peer.name} at {view.peer.address}" if view.peer else "no partner"
     typer.echo(f"node {view.node.name}, nasfs {view.version}; {partner}\n")
     print_table(
@@ -37,6 +63,9 @@ def status(as_json: Json = False) -> None:
                 for g in view.groups
             ],
         )  # fmt: skip
+    running = [send for send in view.replications if send.state == "running" and send.snapshot]
+    for send in running:
+        typer.echo(f"{send.group}: {progress_line(send)}")
     if view.schedules:
         typer.echo()
         print_schedules(view.schedules)

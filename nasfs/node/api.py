@@ -23,7 +23,10 @@ from . import (
     failover,
     groups,
     inventory,
+    links,
     pairing,
+    receptions,
+    replication_views,
     replications,
     schedules,
     snapshots,
@@ -61,6 +64,7 @@ from .messages import (
     VolumeResize,
     VolumeSet,
 )
+from .replication_messages import LinkSet, ReceptionSet, ReplicationSet, WindowAdd, WindowRemove
 from .services import Services, mount_volume, unmount_volume
 from .words import VolumeName, check_name
 
@@ -215,7 +219,7 @@ async def _status(services: Services, body: Nothing, params: Params) -> object:
 
 
 async def _list_replications(services: Services, body: Nothing, params: Params) -> object:
-    return await services.run(replications.replication_views, services.replicator)
+    return await services.run(replication_views.replication_views, services.replicator)
 
 
 ROUTES = (
@@ -268,7 +272,21 @@ ROUTES = (
     Route("GET", "/v1/replications", Nothing, _list_replications),
     Route("POST", "/v1/replications", ReplicationCreate, replications.create),
     Route("GET", "/v1/replications/{group}", Nothing, replications.show),
-    Route("GET", "/v1/replications/{group}/delta", Nothing, _plain(replications.delta, "group")),
+    Route("PATCH", "/v1/replications/{group}", ReplicationSet, replications.change),
+    Route("GET", "/v1/replications/{group}/delta", Nothing, links.delta),
+    Route("GET", "/v1/replications/{group}/history", Nothing, links.history),
+    Route("GET", "/v1/replications/{group}/reasons", Nothing, links.reasons),
+    Route("GET", "/v1/replications/{group}/windows", Nothing, links.windows),
+    Route("POST", "/v1/replications/{group}/windows", WindowAdd, replications.add_window),
+    Route(
+        "POST", "/v1/replications/{group}/windows/remove", WindowRemove, replications.remove_window
+    ),
+    Route("POST", "/v1/replications/{group}/split", Nothing, replications.split),
+    Route("POST", "/v1/replications/{group}/join", Nothing, replications.join),
+    Route("GET", "/v1/link", Nothing, links.show_link),
+    Route("PATCH", "/v1/link", LinkSet, links.set_link),
+    Route("GET", "/v1/receptions/{group}", Nothing, _plain(receptions.show, "group")),
+    Route("PATCH", "/v1/receptions/{group}", ReceptionSet, _plain(receptions.change, "group")),
     Route("POST", "/v1/replications/{group}/run", Nothing, replications.run_now),
     Route("POST", "/v1/replications/{group}/pause", Nothing, replications.pause),
     Route("POST", "/v1/replications/{group}/resume", Nothing, replications.resume),

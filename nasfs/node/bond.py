@@ -8,9 +8,12 @@ from nasfs.errors import Refused
 from replication.endpoint import PeerIdentity
 
 from .database import Database
-from .records import Invitation, Journal, Replication, Transfer
+from .records import Invitation, Journal, Reception, Replication, Transfer
 
-_REPLICATION = "grp, to_pool, provision, max_snapshots, compression, paused"
+_REPLICATION = (
+    "grp, to_pool, provision, max_snapshots, compression, paused, priority, rate, windows,"
+    " max_lag_s, rpo_s, split"
+)
 _TRANSFER = (
     'grp, state, reason, hint, exit_code, attempts, changed_ns, done_ns, "rows", bytes,'
     " wire_bytes, seconds"
@@ -95,13 +98,25 @@ class Bond:
                     "the group is replicated already",
                     hint="nasfs replication show GROUP; or: nasfs replication delete GROUP",
                 )
-            self.database.do(
-                "INSERT INTO replication VALUES (?, ?, ?, ?, ?, ?)",
-                made.group, made.to_pool, made.provision, made.max_snapshots, made.compression,
-                made.paused,
-            )  # fmt: skip
+            self._write(made)
             for volume, name in remote_names.items():
                 self.database.do("INSERT OR REPLACE INTO remote_name VALUES (?, ?)", volume, name)
+
+    def set_replication(self, made: Replication) -> None:
+        """Change how a group is replicated (nothing, if it was deleted meanwhile)."""
+        with self.change():
+            if self.replication(made.group):
+                self._write(made)
+
+    def _write(self, made: Replication) -> None:
+        values = [getattr(made, field) for field in Replication.__struct_fields__]
+        names = _REPLICATION.split(", ")
+        rest = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
+        self.database.do(
+            f"INSERT INTO replication ({_REPLICATION}) VALUES ({', '.join('?' * len(names))})"
+            f" ON CONFLICT (grp) DO UPDATE SET {rest}",
+            *values,
+        )
 
     def remote_names(self) -> dict[str, str]:
         return dict(self.database.rows("SELECT volume, name FROM remote_name"))
@@ -120,15 +135,27 @@ class Bond:
     # receptions
 
     def set_reception(self, group_uuid: str, max_snapshots: int) -> None:
-        """How many snapshots of each volume this node keeps of a group that it receives."""
+        """What the sender of a group asks for; what this node itself says of it stays."""
         self.database.do(
-            "INSERT OR REPLACE INTO reception VALUES (?, ?)", group_uuid, max_snapshots
-        )
+            "INSERT INTO reception (grp, max_snapshots) VALUES (?, ?)"
+            " ON CONFLICT (grp) DO UPDATE SET max_snapshots = excluded.max_snapshots",
+            group_uuid, max_snapshots,
+        )  # fmt: skip
 
-    def max_snapshots(self, group_uuid: str) -> int | None:
+    def set_own_retention(self, group_uuid: str, keep_least: int, keep_most: int) -> None:
+        """What this node itself says, of a group that it receives."""
+        self.database.do(
+            "UPDATE reception SET keep_least = ?, keep_most = ? WHERE grp = ?",
+            keep_least, keep_most, group_uuid,
+        )  # fmt: skip
+
+    def reception(self, group_uuid: str) -> Reception | None:
         """None if this node does not receive the group."""
-        row = self.database.row("SELECT max_snapshots FROM reception WHERE grp = ?", group_uuid)
-        return int(row[0]) if row else None
+        row = self.database.row(
+            "SELECT grp, max_snapshots, keep_least, keep_most FROM reception WHERE grp = ?",
+            group_uuid,
+        )
+        return Reception(*row) if row else None
 
     # transfers
 

@@ -16,6 +16,7 @@ from .places import Places
 from .policies import Policies
 from .records import VolumeRow
 from .state import State
+from .traffic_state import TrafficState
 
 
 class MountPhase(Enum):
@@ -66,6 +67,7 @@ class Node:
         self.state = State(self.database)
         self.bond = Bond(self.database)
         self.policies = Policies(self.database)
+        self.traffic = TrafficState(self.database)
 
     def acting(self, actor: str) -> Node:
         """The same node, as somebody else."""

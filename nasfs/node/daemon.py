@@ -26,6 +26,7 @@ from .services import Services
 from .snap_groups import settle_leftovers
 from .sockets import bind_unix
 from .supervisor import Supervisor
+from .traffic import Traffic
 from .watch import step_down_of, watch_partner
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ async def _main(node: Node) -> None:
     await trio.to_thread.run_sync(settle_leftovers, node)
     fenced_in, fenced_out = trio.open_memory_channel[str](8)
     supervisor = Supervisor(node)
-    replicator = Replicator(node, fenced_in)
+    replicator = Replicator(node, Traffic(node), fenced_in)
     scheduler = Scheduler(
         node, settled=supervisor.settled, taken=lambda group: ask_if_wanted(node, replicator, group)
     )

@@ -88,6 +88,30 @@ CREATE INDEX made_policy ON made (policy, run);
 CREATE INDEX made_volume ON made (volume);
 CREATE INDEX made_run ON made (run);
 """,
+    # 2 to 3: the link's windows, rates and shares; what both sides have; what was sent when
+    """
+ALTER TABLE replication ADD COLUMN priority INTEGER NOT NULL DEFAULT 100;
+ALTER TABLE replication ADD COLUMN rate INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE replication ADD COLUMN windows TEXT NOT NULL DEFAULT '';
+ALTER TABLE replication ADD COLUMN max_lag_s INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE replication ADD COLUMN rpo_s INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE replication ADD COLUMN split INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE reception ADD COLUMN keep_least INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE reception ADD COLUMN keep_most INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE link (
+    one INTEGER PRIMARY KEY CHECK (one = 1), rate INTEGER NOT NULL,
+    transfers INTEGER NOT NULL) STRICT;
+CREATE TABLE common (
+    grp TEXT PRIMARY KEY REFERENCES replication ON DELETE CASCADE, snap_group TEXT NOT NULL,
+    name TEXT NOT NULL, time_ns INTEGER NOT NULL, skew_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE transfer_history (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    grp TEXT NOT NULL REFERENCES replication ON DELETE CASCADE,
+    began_ns INTEGER NOT NULL, ended_ns INTEGER NOT NULL, result TEXT NOT NULL,
+    detail TEXT NOT NULL, snapshot TEXT NOT NULL, snapshots INTEGER NOT NULL,
+    "rows" INTEGER NOT NULL, bytes INTEGER NOT NULL, wire_bytes INTEGER NOT NULL) STRICT;
+CREATE INDEX transfer_history_grp ON transfer_history (grp, number);
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 

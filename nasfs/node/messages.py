@@ -371,6 +371,11 @@ class ReplicationCreate(Request, frozen=True):
     provision: str = "thin"
     max_snapshots: int = 64
     compression: str = "auto"
+    priority: int = 100
+    rate: str = ""
+    windows: tuple[str, ...] = ()
+    max_lag: str = ""
+    rpo: str = ""
 
 
 class ReplicationView(msgspec.Struct, frozen=True):
@@ -380,7 +385,15 @@ class ReplicationView(msgspec.Struct, frozen=True):
     provision: str
     max_snapshots: int
     compression: str
+    priority: int
+    """Per cent of the link that it may have."""
+    rate: int
+    """Bytes a second; 0: no limit."""
+    windows: tuple[str, ...]
+    max_lag_s: int
+    rpo_s: int
     paused: bool
+    split: bool
     remote_volumes: dict[str, str]
     state: str
     reason: str
@@ -402,6 +415,25 @@ class ReplicationView(msgspec.Struct, frozen=True):
     bytes_total: int
     wire_bytes: int
     seconds: float
+    common: str | None
+    """The newest snap group that both sides have whole."""
+    common_time: str | None
+    age_s: float | None
+    """Of that: what was written later would be lost with this site."""
+    lag_s: float
+    """So long the first snap group that the partner lacks has been waiting."""
+    lag_bytes: int | None
+    """What is to be sent, before compression; null: not known now."""
+    rate_now: float
+    """Bytes on the wire in a second, lately."""
+    ratio: float
+    """Bytes before compression for each byte on the wire, lately."""
+    eta: str | None
+    """When all that is waiting will be there, windows and limits considered; null: not known."""
+    rpo: str
+    """``met``, ``missed soon``, ``missed``; empty: nobody said how old the copy may be."""
+    clock_skew_s: float
+    """How far the partner's clock is ahead."""
 
 
 class DeltaView(msgspec.Struct, frozen=True):
@@ -412,6 +444,12 @@ class DeltaView(msgspec.Struct, frozen=True):
     target: str
     rows: int
     bytes: int
+    files: int
+    """Regular files among the rows, new or changed in any way."""
+    ratio: float
+    """Bytes before compression for each after it, of samples of the data."""
+    seconds: float | None
+    """From now until this one will be there, windows and limits considered; null: not known."""
 
 
 # failover

@@ -53,6 +53,72 @@ class Replication(msgspec.Struct, frozen=True):
     max_snapshots: int
     compression: str
     paused: int
+    priority: int = 100
+    """Per cent of the link, and of the time, that it may have."""
+    rate: int = 0
+    """Bytes a second; 0: no limit."""
+    windows: str = ""
+    """One in each line, as `replication.link` writes them; none: always."""
+    max_lag_s: int = 0
+    """When it is behind by more, snap groups between are left out; 0: never."""
+    rpo_s: int = 0
+    """So old may the newest copy become; 0: nobody said."""
+    split: int = 0
+    """1: the sites were parted by hand."""
+
+
+class Reception(msgspec.Struct, frozen=True):
+    """How many snapshots of each volume this node keeps of a group that it receives."""
+
+    group: str
+    max_snapshots: int
+    """What the sender asks for."""
+    keep_least: int = 0
+    """This node's own: never fewer, whatever the sender asks; 0: nothing said."""
+    keep_most: int = 0
+    """This node's own: never more; 0: nothing said."""
+
+    @property
+    def keeps(self) -> int:
+        asked = min(self.max_snapshots, self.keep_most or self.max_snapshots)
+        return max(1, asked, self.keep_least)
+
+
+class Link(msgspec.Struct, frozen=True):
+    """What all transfers to the partner share."""
+
+    rate: int = 0
+    """Bytes a second of all of them together; 0: no limit."""
+    transfers: int = 8
+    """So many groups at a time; the others take turns."""
+
+
+class Common(msgspec.Struct, frozen=True):
+    """The newest snap group that both sides have whole, as of the latest attempt."""
+
+    group: str
+    snap_group: str
+    name: str
+    time_ns: int
+    skew_ns: int
+    """How far the partner's clock is ahead."""
+
+
+class PastTransfer(msgspec.Struct, frozen=True):
+    """One attempt that sent something or failed."""
+
+    number: int
+    group: str
+    began_ns: int
+    ended_ns: int
+    result: str
+    """``done``, ``failed`` or ``held`` (broken off on purpose)."""
+    detail: str
+    snapshot: str
+    snapshots: int
+    rows: int
+    bytes: int
+    wire_bytes: int
 
 
 class Transfer(msgspec.Struct, frozen=True):

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
-from nasfs.errors import ConfigError, Failed, NasError, Refused
-from replication.client import create_replication, peer_status
-from replication.local import VolumeSource
-from replication.plan import plan_deltas
+from nasfs.errors import ConfigError, Failed, Refused
+from nasfs.schedule.spans import parse_span
+from replication.client import create_replication
+from replication.link import parse_rate, parse_window
 
 from .context import Node
-from .engine import info
 from .inventory import check_active
-from .messages import DeltaView, Nothing, ReplicationCreate, ReplicationView, when
+from .leases import release_but
+from .messages import Nothing, ReplicationCreate, ReplicationView
 from .outgoing import COMPRESSION_LEVELS, group_spec
 from .pairing import connect_peer
-from .records import Group, Replication, Transfer
-from .replicator import Attempts, Replicator
-from .reports import Running
+from .records import Group, Replication
+from .replication_messages import ReplicationSet, WindowAdd, WindowRemove
+from .replication_views import replication_view
+from .replicator import Replicator
 from .services import Services
 from .words import check_name, check_provision, parse_volume
 
 MAX_SNAPSHOTS = 1000
+MAX_WINDOWS = 64
 
 Params = Mapping[str, str]
 
@@ -42,14 +44,16 @@ def _create(node: Node, body: ReplicationCreate) -> tuple[Group, Replication]:
         raise Refused(f"group {group.name} has no volumes")
     check_name(body.to_pool, "pool")
     check_provision(body.provision)
-    if body.compression not in COMPRESSION_LEVELS:
-        raise ConfigError(f"{body.compression!r} is no compression", hint="off, auto or 1 to 9")
-    if not 1 <= body.max_snapshots <= MAX_SNAPSHOTS:
-        raise ConfigError(f"the partner can keep 1 to {MAX_SNAPSHOTS} snapshots of a volume")
     names = _remote_names(node, group, body.volumes)
-    made = Replication(
-        group.uuid, body.to_pool, body.provision, body.max_snapshots, body.compression, 0
-    )
+    made = _changed(
+        Replication(group.uuid, body.to_pool, body.provision, 0, "", 0),
+        ReplicationSet(
+            body.compression, body.max_snapshots, body.priority, body.rate or None,
+            body.max_lag or None, body.rpo or None,
+        ),
+    )  # fmt: skip
+    for window in body.windows:
+        made = _with_window(made, window)
     if node.bond.replication(group.uuid):
         raise Refused(
             f"group {group.name} is replicated already",
@@ -60,6 +64,45 @@ def _create(node: Node, body: ReplicationCreate) -> tuple[Group, Replication]:
     node.bond.add_replication(made, names)
     node.note("replication created", group.name, f"to pool {body.to_pool}")
     return group, made
+
+
+def _changed(made: Replication, changes: ReplicationSet) -> Replication:
+    """Raises ConfigError if one of them can't be."""
+    if changes.compression is not None:
+        if changes.compression not in COMPRESSION_LEVELS:
+            raise ConfigError(
+                f"{changes.compression!r} is no compression", hint="off, auto or 1 to 9"
+            )
+        made = replace(made, compression=changes.compression)
+    if changes.max_snapshots is not None:
+        if not 1 <= changes.max_snapshots <= MAX_SNAPSHOTS:
+            raise ConfigError(f"the partner can keep 1 to {MAX_SNAPSHOTS} snapshots of a volume")
+        made = replace(made, max_snapshots=changes.max_snapshots)
+    if changes.priority is not None:
+        if not 1 <= changes.priority <= 100:
+            raise ConfigError("a priority is 1 to 100 per cent of the link")
+        made = replace(made, priority=changes.priority)
+    if changes.rate is not None:
+        made = replace(made, rate=parse_rate(changes.rate))
+    if changes.max_lag is not None:
+        made = replace(made, max_lag_s=_span(changes.max_lag, "--max-lag"))
+    if changes.rpo is not None:
+        made = replace(made, rpo_s=_span(changes.rpo, "--rpo"))
+    return made
+
+
+def _span(text: str, what: str) -> int:
+    return 0 if text == "off" else parse_span(text, what)
+
+
+def _with_window(made: Replication, text: str) -> Replication:
+    windows = made.windows.splitlines()
+    window = str(parse_window(text))
+    if window in windows:
+        raise ConfigError(f"there is a window {window} already")
+    if len(windows) == MAX_WINDOWS:
+        raise ConfigError(f"a group can have {MAX_WINDOWS} windows")
+    return replace(made, windows="\n".join([*windows, window]))
 
 
 def _remote_names(node: Node, group: Group, asked: dict[str, str]) -> dict[str, str]:
@@ -78,7 +121,8 @@ def _remote_names(node: Node, group: Group, asked: dict[str, str]) -> dict[str, 
     return names
 
 
-def _made(node: Node, name: str) -> tuple[Group, Replication]:
+def made_replication(node: Node, name: str) -> tuple[Group, Replication]:
+    """A group and how it is replicated.  Raises Failed if it is not."""
     group = node.state.group(name)
     made = node.bond.replication(group.uuid)
     if made is None:
@@ -91,18 +135,19 @@ def _made(node: Node, name: str) -> tuple[Group, Replication]:
 
 async def show(services: Services, body: Nothing, params: Params) -> ReplicationView:
     """How it stands."""
-    group, made = await services.run(_made, params["group"])
+    group, made = await services.run(made_replication, params["group"])
     return await services.run(replication_view, services.replicator, group, made)
 
 
 async def run_now(services: Services, body: Nothing, params: Params) -> ReplicationView:
     """Send what is waiting; the answer names the attempt that will have seen all of it."""
-    group, made = await services.run(_made, params["group"])
+    group, made = await services.run(made_replication, params["group"])
     check_active(services.node, group)
-    if made.paused:
+    if made.paused or made.split:
+        how, back = ("split", "join") if made.split else ("paused", "resume")
         raise Refused(
-            f"replication of {group.name} is paused",
-            hint=f"nasfs replication resume {group.name}",
+            f"replication of {group.name} is {how}",
+            hint=f"nasfs replication {back} {group.name}",
         )
     asked = services.replicator.ask(group.uuid)
     view = await services.run(replication_view, services.replicator, group, made)
@@ -117,8 +162,8 @@ def ask_if_replicated(services: Services, name: str) -> None:
 def ask_if_wanted(node: Node, replicator: Replicator, group_uuid: str) -> None:
     """The same, by the group's UUID."""
     made = node.bond.replication(group_uuid)
-    if made is not None and not made.paused:
-        replicator.ask(group_uuid)
+    if made is not None and not made.paused and not made.split:
+        replicator.ask(group_uuid, urgent=False)
 
 
 async def pause(services: Services, body: Nothing, params: Params) -> ReplicationView:
@@ -131,103 +176,85 @@ async def resume(services: Services, body: Nothing, params: Params) -> Replicati
 
 
 async def _set_paused(services: Services, name: str, paused: bool) -> ReplicationView:
-    group, made = await services.run(_made, name)
+    group, made = await services.run(made_replication, name)
+    made = replace(made, paused=int(paused))
     services.node.bond.set_paused(group.uuid, paused)
     services.node.note("replication " + ("paused" if paused else "resumed"), name)
     services.replicator.poke()
-    made = replace(made, paused=int(paused))
+    return await services.run(replication_view, services.replicator, group, made)
+
+
+async def split(services: Services, body: Nothing, params: Params) -> ReplicationView:
+    """Part the two sites of a group: nothing is sent, and nothing is held but what both have."""
+    return await _set_split(services, params["group"], True)
+
+
+async def join(services: Services, body: Nothing, params: Params) -> ReplicationView:
+    """Bring them together again: what happened meanwhile is sent."""
+    return await _set_split(services, params["group"], False)
+
+
+async def _set_split(services: Services, name: str, apart: bool) -> ReplicationView:
+    group, made = await services.run(made_replication, name)
+    made = replace(made, split=int(apart))
+    await services.run(lambda node: node.bond.set_replication(made))
+    services.node.note("replication " + ("split" if apart else "joined"), name)
+    services.replicator.poke()
+    if apart:
+        await services.run(_let_go, group)
+    return await services.run(replication_view, services.replicator, group, made)
+
+
+def _let_go(node: Node, group: Group) -> None:
+    """Replication holds nothing any more but the newest snap group that both sites have."""
+    common = node.traffic.common(group.uuid)
+    for row in node.state.members(group.uuid):
+        release_but(node, row, common.snap_group if common else None)
+
+
+async def change(services: Services, body: ReplicationSet, params: Params) -> ReplicationView:
+    """What is given counts from now on, for a transfer under way, too."""
+    return await _change(services, params["group"], lambda made: _changed(made, body))
+
+
+async def add_window(services: Services, body: WindowAdd, params: Params) -> ReplicationView:
+    return await _change(services, params["group"], lambda made: _with_window(made, body.window))
+
+
+async def remove_window(services: Services, body: WindowRemove, params: Params) -> ReplicationView:
+    def without(made: Replication) -> Replication:
+        windows = made.windows.splitlines()
+        if not 0 <= body.number <= len(windows):
+            raise ConfigError(
+                f"there is no window {body.number}",
+                hint=f"nasfs replication window list {params['group']}",
+            )
+        kept = [window for n, window in enumerate(windows, 1) if n != body.number]
+        return replace(made, windows="\n".join(kept) if body.number else "")
+
+    return await _change(services, params["group"], without)
+
+
+async def _change(
+    services: Services, name: str, changed: Callable[[Replication], Replication]
+) -> ReplicationView:
+    def write(node: Node) -> tuple[Group, Replication]:
+        with node.state.change():
+            group, before = made_replication(node, name)
+            after = changed(before)
+            node.bond.set_replication(after)
+        if after != before:
+            node.note("replication changed", name)
+        return group, after
+
+    group, made = await services.run(write)
+    services.replicator.poke()
     return await services.run(replication_view, services.replicator, group, made)
 
 
 async def delete(services: Services, body: Nothing, params: Params) -> None:
     """Stop replicating; the partner's volumes and snapshots stay as they are."""
-    group, _ = await services.run(_made, params["group"])
+    group, _ = await services.run(made_replication, params["group"])
     services.node.bond.delete_replication(group.uuid)
     services.node.note("replication deleted", group.name)
     services.replicator.poke()
-
-
-def delta(node: Node, name: str) -> list[DeltaView]:
-    """What a run would send now, from the deltas alone."""
-    group, _ = _made(node, name)
-    with connect_peer(node) as connection:
-        status = peer_status(connection, group.uuid)
-    theirs = {volume.uuid: volume.snapshots for volume in status.volumes}
-    views = []
-    for row in node.state.members(group.uuid):
-        source = VolumeSource(node.volume_path(row))
-        try:
-            label = str(node.state.volume_name(row))
-            for step in plan_deltas(label, source.snapshots(), theirs.get(row.uuid, ())):
-                base = step.base.guid if step.base else None
-                total = source.total(base, step.target.guid)
-                base_name = step.base.name if step.base else None
-                views.append(DeltaView(label, base_name, step.target.name, total.rows, total.bytes))
-        finally:
-            source.close()
-    return views
-
-
-def replication_views(node: Node, replicator: Replicator) -> list[ReplicationView]:
-    views = []
-    for made in node.bond.replications():
-        group = node.state.find_group(made.group)
-        if group is not None:
-            views.append(replication_view(node, replicator, group, made))
-    return sorted(views, key=lambda view: view.group)
-
-
-def replication_view(
-    node: Node, replicator: Replicator, group: Group, made: Replication
-) -> ReplicationView:
-    attempts = replicator.attempts.get(group.uuid) or Attempts()
-    running = attempts.running or Running()
-    transfer = node.bond.transfer(group.uuid) or Transfer(
-        group.uuid, "idle", "", "", 0, 0, 0, 0, 0, 0, 0, 0.0
-    )
-    rows = node.state.members(group.uuid)
-    names = node.bond.remote_names()
-    state = "running" if attempts.under_way else transfer.state
-    if state == "running" and not attempts.under_way:
-        state = "waiting"  # a daemon that was killed left it so
-    active = attempts.under_way
-    return ReplicationView(
-        group=group.name,
-        role=group.role,
-        to_pool=made.to_pool,
-        provision=made.provision,
-        max_snapshots=made.max_snapshots,
-        compression=made.compression,
-        paused=bool(made.paused),
-        remote_volumes={
-            str(node.state.volume_name(row)): f"{made.to_pool}/{names.get(row.uuid, row.name)}"
-            for row in rows
-        },
-        state=state,
-        reason=transfer.reason,
-        hint=transfer.hint,
-        exit_code=transfer.exit_code,
-        attempts=transfer.attempts,
-        finished_attempts=attempts.finished,
-        asked_attempt=0,
-        last_success=when(transfer.done_ns),
-        waiting_snapshots=_waiting(node, group, transfer.done_ns),
-        snapshot=running.snapshot,
-        phase=running.phase,
-        rows_done=running.rows_done if active else transfer.rows,
-        rows_total=running.rows_total if active else transfer.rows,
-        bytes_done=running.bytes_done if active else transfer.bytes,
-        bytes_total=running.bytes_total if active else transfer.bytes,
-        wire_bytes=running.wire_bytes if active else transfer.wire_bytes,
-        seconds=running.seconds if active else transfer.seconds,
-    )
-
-
-def _waiting(node: Node, group: Group, since_ns: int) -> int:
-    """Snap groups that were taken after the latest success."""
-    rows = node.state.members(group.uuid)
-    try:
-        snapshots = info(node, rows[0]).snapshots if rows else ()
-    except (NasError, OSError):
-        return 0
-    return sum(bool(s.snap_group) and s.time_ns > since_ns for s in snapshots)

@@ -3,53 +3,51 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
-import time
-from dataclasses import dataclass, field
 
-import msgspec
 import trio
 
+from .attempts import Attempts, Memory
 from .children import Child, command, environment
 from .context import Node
-from .records import Transfer
-from .reports import Done, Failure, Report, Running, read_report
+from .orders import write_order
+from .reports import Both, Done, Failure, Held, Running, read_report
+from .traffic import Sending, Traffic
+from .watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-BACKOFF_S = (1.0, 300.0)
-"""The first and the longest pause after a failure that may pass."""
 END_S = 10.0
-
-
-@dataclass
-class Attempts:
-    """How sending a group stands, in this daemon's memory."""
-
-    running: Running | None = None
-    under_way: bool = False
-    finished: int = 0
-    asked: trio.Event = field(default_factory=trio.Event)
-    _pause_s: float = BACKOFF_S[0]
+"""So long a send process may take to end when it is asked to, and when it is killed (seconds)."""
 
 
 class Replicator:
     """Runs replications when they are asked for, and again when they failed for a while."""
 
-    def __init__(self, node: Node, fenced: trio.MemorySendChannel[str]) -> None:
+    def __init__(self, node: Node, traffic: Traffic, fenced: trio.MemorySendChannel[str]) -> None:
         """*fenced* gets the UUID of a group of which the partner knows a higher term."""
         self._node = node
+        self.traffic = traffic
+        self._memory = Memory(node)
         self._fenced = fenced
         self.attempts: dict[str, Attempts] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
         self._wake = trio.Event()
+        self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.traffic.run)
             while True:
                 self._wake = trio.Event()
-                wanted = {made.group for made in self._node.bond.replications() if not made.paused}
+                wanted = {
+                    made.group
+                    for made in self._node.bond.replications()
+                    if not made.paused and not made.split
+                }
                 for group in wanted - self._scopes.keys():
                     self._scopes[group] = trio.CancelScope()
                     nursery.start_soon(self._serve, group)
@@ -58,14 +56,17 @@ class Replicator:
                 await self._wake.wait()
 
     def poke(self) -> None:
-        """Replications were made, paused, resumed or deleted."""
+        """Replications were made, changed, paused, resumed or deleted."""
         self._wake.set()
+        self.traffic.poke()
 
-    def ask(self, group_uuid: str) -> int:
-        """Replicate now; the attempt that will have seen everything has the number returned."""
+    def ask(self, group_uuid: str, *, urgent: bool = True) -> int:
+        """Replicate now; the attempt that will have seen everything has the number returned.
+
+        If not *urgent*, a pause after a failure is waited for.
+        """
         attempts = self.of(group_uuid)
-        attempts._pause_s = BACKOFF_S[0]
-        attempts.asked.set()
+        attempts.ask(urgent=urgent)
         self.poke()
         return attempts.finished + (2 if attempts.under_way else 1)
 
@@ -73,122 +74,112 @@ class Replicator:
         return self.attempts.setdefault(group_uuid, Attempts())
 
     async def _serve(self, group_uuid: str) -> None:
+        attempts = self.of(group_uuid)
         try:
             with self._scopes[group_uuid]:
-                await self._attempt_forever(group_uuid)
+                await self._attempt_forever(group_uuid, attempts)
         finally:
+            attempts.waits, attempts.next_try_ns = "", 0
             del self._scopes[group_uuid]
             self.poke()
 
-    async def _attempt_forever(self, group_uuid: str) -> None:
-        attempts = self.of(group_uuid)
-        attempts.asked.set()  # a new daemon looks at once whether something is waiting
-        retry_after = trio.current_time()
+    async def _attempt_forever(self, group_uuid: str, attempts: Attempts) -> None:
+        pause, unasked = 0.0, True  # a new daemon looks at once whether something is waiting
         while True:
-            with trio.move_on_at(retry_after):
+            with trio.move_on_after(pause):
+                await attempts.urgent.wait()
+            if not unasked:
                 await attempts.asked.wait()
-            attempts.asked = trio.Event()
-            attempts.under_way = True
-            try:
-                outcome = await self._attempt(group_uuid, attempts)
-            finally:
-                attempts.under_way = False
-                attempts.running = None
-            retry_after = float("inf")
-            if isinstance(outcome, Failure) and outcome.transient:
-                retry_after = trio.current_time() + attempts._pause_s
-                attempts._pause_s = min(attempts._pause_s * 2, BACKOFF_S[1])
-            elif isinstance(outcome, Done):
-                attempts._pause_s = BACKOFF_S[0]
-            self._remember(group_uuid, outcome)
-            attempts.finished += 1
+
+            def tell(reason: str) -> None:
+                attempts.waits = reason
+
+            async with self.traffic.turn(group_uuid, tell) as sending:
+                began_ns, last = self._memory.began(group_uuid), Running()
+                attempts.begin()
+                outcome: Done | Held | Failure = Held("it was interrupted")
+                try:
+                    outcome = await self._attempt(group_uuid, attempts, sending)
+                finally:
+                    last = attempts.running or last
+                    pause = attempts.end(outcome)
+                self._memory.ended(group_uuid, began_ns, outcome, last)
+            unasked = isinstance(outcome, Held) or (
+                isinstance(outcome, Failure) and outcome.transient
+            )
             if isinstance(outcome, Failure) and outcome.fenced:
                 await self._fenced.send(group_uuid)
 
-    async def _attempt(self, group_uuid: str, attempts: Attempts) -> Done | Failure:
+    async def _attempt(
+        self, group_uuid: str, attempts: Attempts, sending: Sending
+    ) -> Done | Held | Failure:
         group = self._node.state.find_group(group_uuid)
         if group is None or group.role != "active":
             return Failure(f"the group is {group.role if group else 'gone'}", exit_code=3)
-        self._set_state(group_uuid, "running")
+        order = write_order(sending.order).decode().strip()
         process = await trio.lowlevel.open_process(
-            command("nasfs.node.send", self._node.places, group.name),
-            stdin=subprocess.PIPE,  # its end tells the child that we are gone
+            command("nasfs.node.send", self._node.places, group.name, order),
+            stdin=subprocess.PIPE,  # its orders; its end tells the child that we are gone
             stdout=subprocess.PIPE,
             env=environment(),
             cwd="/",
             start_new_session=True,
         )
         child = Child(process.pid, process)
-        outcome: Done | Failure | None = None
+        assert process.stdin is not None
+        sending.orders = process.stdin
+        try:
+            outcome = await self._listen(process, group_uuid, attempts)
+            if outcome is None:
+                await child.wait()
+        finally:
+            sending.orders = None
+            await self._end(child)
+        if sending.stopped and not isinstance(outcome, Done):
+            return Held(sending.stopped)
+        return outcome or Failure(f"the send process {child.ending()}", transient=True)
+
+    async def _listen(
+        self, process: trio.Process, group_uuid: str, attempts: Attempts
+    ) -> Done | Held | Failure | None:
+        """What the process says in the end; None if it ended without a word."""
+        assert process.stdout is not None
+        buffer, watchdog = b"", Watchdog(trio.current_time())
+        while True:
+            piece = None
+            with trio.move_on_at(watchdog.deadline):
+                piece = await process.stdout.receive_some()
+            if piece is None:
+                return Failure(f"the send process hangs: {watchdog}", transient=True)
+            *lines, buffer = (buffer + piece).split(b"\n")
+            for line in lines:
+                match read_report(line):
+                    case Running() as running:
+                        watchdog.note(running, trio.current_time())
+                        attempts.note(running)
+                    case Both() as both:
+                        self._memory.both(group_uuid, both)
+                    case outcome:
+                        return outcome
+            if not piece:
+                return None
+
+    async def _end(self, child: Child) -> None:
+        """Whatever it does; one that not even a kill ends is left to a task of its own."""
+        process = child.process
+        assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
-        try:
-            buffer = b""
-            async for piece in process.stdout:
-                *lines, buffer = (buffer + piece).split(b"\n")
-                for line in lines:
-                    report = read_report(line)
-                    if isinstance(report, Running):
-                        attempts.running = report
-                    else:
-                        outcome = report
-            await child.wait()
-        finally:
-            if process.returncode is None:
-                await child.end(grace_s=END_S)
-            with trio.CancelScope(shield=True):
-                await process.stdin.aclose()
-                await process.stdout.aclose()
-        return outcome or Failure(
-            f"the send process ended with code {process.returncode}", transient=True
-        )
-
-    def _set_state(self, group_uuid: str, state: str) -> None:
-        now = time.time_ns()
-        before = self._node.bond.transfer(group_uuid) or _never(group_uuid)
-        self._node.bond.set_transfer(msgspec.structs.replace(before, state=state, changed_ns=now))
-
-    def _remember(self, group_uuid: str, outcome: Report) -> None:
-        before = self._node.bond.transfer(group_uuid) or _never(group_uuid)
-        now = time.time_ns()
-        match outcome:
-            case Done(snapshots=0):  # nothing was waiting: the figures of the one before stay
-                after = msgspec.structs.replace(
-                    before, state="idle", reason="", hint="", exit_code=0, attempts=0,
-                    changed_ns=now, done_ns=now,
-                )  # fmt: skip
-            case Done():
-                after = msgspec.structs.replace(
-                    before,
-                    state="idle", reason="", hint="", exit_code=0, attempts=0, changed_ns=now,
-                    done_ns=now, rows=outcome.rows, bytes=outcome.bytes,
-                    wire_bytes=outcome.wire_bytes, seconds=outcome.seconds,
-                )  # fmt: skip
-            case Failure():
-                after = msgspec.structs.replace(
-                    before,
-                    state="waiting" if outcome.transient else "stopped",
-                    reason=outcome.message, hint=outcome.hint, exit_code=outcome.exit_code,
-                    attempts=before.attempts + 1, changed_ns=now,
-                )  # fmt: skip
-            case _:
-                return
-        self._node.bond.set_transfer(after)
-        self._tell(group_uuid, before, outcome)
-
-    def _tell(self, group_uuid: str, before: Transfer, outcome: Report) -> None:
-        """Into the event log: what was sent, and each failure when its reason is a new one."""
-        group = self._node.state.find_group(group_uuid)
-        name = group.name if group else group_uuid
-        match outcome:
-            case Done() if outcome.snapshots:
-                detail = f"{outcome.rows} rows, {outcome.bytes} bytes, {outcome.seconds:.1f} s"
-                self._node.state.note("daemon", "replicated", name, detail)
-            case Failure() if outcome.message != before.reason:
-                self._node.state.note("daemon", "replication failed", name, outcome.message)
-            case _:
-                pass
-
-
-def _never(group_uuid: str) -> Transfer:
-    return Transfer(group_uuid, "idle", "", "", 0, 0, 0, 0, 0, 0, 0, 0.0)
+        assert self._nursery is not None
+        with trio.CancelScope(shield=True):
+            await process.stdin.aclose()  # tells it that we are gone
+            for number in (None, signal.SIGTERM, signal.SIGKILL):
+                if number is not None:
+                    child.send(number)
+                with trio.move_on_after(END_S):
+                    await child.wait()
+                    break
+            else:
+                log.error("process %d does not end; it waits for a disk", child.pid)
+                self._nursery.start_soon(child.wait)
+            await process.stdout.aclose()

@@ -16,6 +16,18 @@ class Running(msgspec.Struct, frozen=True, tag="running"):
     bytes_total: int = 0
     wire_bytes: int = 0
     seconds: float = 0.0
+    bytes_left: int = 0
+    """Of everything that was waiting when it last looked, the present snapshot included."""
+    snapshots_left: int = 0
+
+
+class Both(msgspec.Struct, frozen=True, tag="both"):
+    """The newest snap group that both sides have whole; how far the partner's clock is ahead."""
+
+    snap_group: str
+    name: str
+    time_ns: int
+    skew_ns: int = 0
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
@@ -26,6 +38,14 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     bytes: int = 0
     wire_bytes: int = 0
     seconds: float = 0.0
+    skipped: int = 0
+    """Snap groups that were left out, because it was too far behind."""
+
+
+class Held(msgspec.Struct, frozen=True, tag="held"):
+    """It was broken off on purpose, and goes on when it may."""
+
+    reason: str
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
@@ -38,7 +58,7 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
     fenced: bool = False
 
 
-Report = Running | Done | Failure
+Report = Running | Both | Done | Held | Failure
 _decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 _encoder = msgspec.json.Encoder()
 

@@ -1,6 +1,7 @@
-"""``python -m nasfs.node.send GROUP``: brings the partner up to date with a group, then ends.
+"""``python -m nasfs.node.send GROUP ORDER``: brings the partner up to date with a group, then ends.
 
-Reports to the daemon on standard output (see ``reports``); exits with the code of its error.
+Reports to the daemon on standard output (see ``reports``), takes its orders on standard input (see
+``orders``; the first is on the command line); exits with the code of its error.
 """
 
 from __future__ import annotations
@@ -11,19 +12,25 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nasfs.errors import Failed, NasError
-from replication.errors import Fenced, ReplicationError
+from msgspec.structs import replace
 
-from .children import end_with_daemon
+from nasfs.errors import Failed, NasError
+from nasfs.volume import NoSuchSnapshot
+from replication.errors import Fenced, PeerFailed, ReplicationError
+from replication.link import LinkClosed
+
 from .context import Node
-from .outgoing import Outgoing, group_spec
+from .governor import Governor
+from .orders import follow_daemon, obey, read_order
+from .outgoing import Outgoing, Say, group_spec
 from .places import Places
 from .records import Group
-from .reports import Done, Failure, Report, Running, write_report
+from .reports import Both, Done, Failure, Held, Report, Running, write_report
 
 PATIENCE_S = 15.0
 """Without progress for so long, the daemon decides when to try again (seconds)."""
@@ -31,21 +38,50 @@ REPORT_S = 0.2
 """At most one report of progress in so many seconds."""
 
 
+AGAIN_S = 1.0
+"""Without news, the latest progress is reported again after so long, with what has passed."""
+
+
 class Reporter:
-    """Writes reports, progress not too often."""
+    """Writes reports, progress not too often but often enough."""
 
-    def __init__(self) -> None:
+    def __init__(self, governor: Governor) -> None:
+        self._governor = governor
+        self._lock = threading.Lock()
+        self._latest = Running()
+        self._both: Both | None = None
         self._next = 0.0
+        self._ended = threading.Event()
+        threading.Thread(target=self._repeat, name="reports", daemon=True).start()
 
-    def progress(self, running: Running) -> None:
+    def tell(self, report: Running | Both) -> None:
+        """Progress: what is new is said now, more of the same some time."""
+        if isinstance(report, Both):
+            if report != self._both:
+                self._both = report
+                self.say(report)
+            return
         now = time.monotonic()
-        if now >= self._next:
+        new = (report.phase, report.snapshot) != (self._latest.phase, self._latest.snapshot)
+        self._latest = report
+        if new or now >= self._next:
             self._next = now + REPORT_S
-            self.say(running)
+            self.say(report)
 
     def say(self, report: Report) -> None:
-        sys.stdout.buffer.write(write_report(report))
-        sys.stdout.buffer.flush()
+        with self._lock:
+            sys.stdout.buffer.write(write_report(report))
+            sys.stdout.buffer.flush()
+
+    def end(self, report: Report) -> None:
+        """The last one."""
+        self._ended.set()
+        self.say(report)
+
+    def _repeat(self) -> None:
+        while not self._ended.wait(AGAIN_S):
+            passed = max(self._latest.wire_bytes, self._governor.passed)
+            self.say(replace(self._latest, wire_bytes=passed))
 
 
 def main() -> int:
@@ -53,19 +89,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="nasfs.node.send")
     parser.add_argument("--root", default="")
     parser.add_argument("group")
+    parser.add_argument("order", type=read_order)
     options = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _end)
-    end_with_daemon()
-    reporter = Reporter()
+    governor = Governor()
+    obey(governor, options.order)
+    follow_daemon(governor)
+    reporter = Reporter(governor)
     places = Places.find(options.root)
     try:
         with Node.open(places) as node:
             group = node.state.group(options.group)
             with _only_sender(places, group):
-                reporter.say(send_group(node, group, reporter.progress))
+                reporter.end(send_group(node, group, governor, reporter.tell))
+    except LinkClosed as exc:
+        reporter.end(Held(exc.reason))
     except NasError as exc:
-        reporter.say(_failure(exc))
+        reporter.end(_failure(exc))
         return exc.exit_code
     return 0
 
@@ -87,7 +128,7 @@ def _only_sender(places: Places, group: Group) -> Iterator[None]:
         os.close(descriptor)
 
 
-def send_group(node: Node, group: Group, report: Callable[[Running], None]) -> Done:
+def send_group(node: Node, group: Group, governor: Governor, say: Say) -> Done:
     """Agree on the passive side with the partner, then send every snap group that it lacks.
 
     Raises:
@@ -97,9 +138,8 @@ def send_group(node: Node, group: Group, report: Callable[[Running], None]) -> D
     made = node.bond.replication(group.uuid)
     if made is None:
         raise Failed(f"group {group.name} is not replicated")
-    outgoing = Outgoing(node, group, made, report, patience_s=PATIENCE_S)
-    outgoing.agree(group_spec(node, group, made, node.bond.remote_names()))
-    return outgoing.send()
+    outgoing = Outgoing(node, group, made, governor, say, patience_s=PATIENCE_S)
+    return outgoing.run(group_spec(node, group, made, node.bond.remote_names()))
 
 
 def _failure(exc: NasError) -> Failure:
@@ -107,9 +147,20 @@ def _failure(exc: NasError) -> Failure:
         message=str(exc),
         hint=exc.hint,
         exit_code=exc.exit_code,
-        transient=isinstance(exc, ReplicationError) and exc.transient,
+        transient=_may_pass(exc),
         fenced=isinstance(exc, Fenced),
     )
+
+
+def _may_pass(exc: NasError) -> bool:
+    """Worth trying again without a person, some time.
+
+    So is a partner whose disk is full, or a snapshot that was destroyed while it was sent: what is
+    to be sent is then planned anew.
+    """
+    if isinstance(exc, PeerFailed | NoSuchSnapshot):
+        return True
+    return isinstance(exc, ReplicationError) and exc.transient
 
 
 if __name__ == "__main__":

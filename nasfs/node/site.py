@@ -29,7 +29,7 @@ from .context import Node
 from .engine import reclaim_all
 from .pairing import identity
 from .receivers import announce, take_over, withdraw
-from .records import Group, Invitation, Pool, VolumeRow
+from .records import HOLDER, Group, Invitation, Pool, VolumeRow
 from .words import check_name
 
 TAKE_OVER_S = 15.0
@@ -134,7 +134,16 @@ class NodeSite:
             snapshots = volume_info(self._node.volume_path(row)).snapshots
             refs = tuple(SnapshotRef(s.guid, s.name, s.time_ns, s.snap_group) for s in snapshots)
             volumes.append(VolumeStatus(row.uuid, refs))
-        return GroupStatus(group.uuid, group.term, group.role, tuple(volumes))
+        kept = self._node.bond.reception(group_uuid)
+        return GroupStatus(
+            group.uuid,
+            group.term,
+            group.role,
+            tuple(volumes),
+            time_ns=time.time_ns(),
+            keep_most=kept.keeps if kept else 0,
+            keep_least=kept.keep_least if kept else 0,
+        )
 
     def _group(self, group_uuid: str) -> Group:
         group = self._node.state.find_group(group_uuid)
@@ -156,8 +165,8 @@ class NodeSite:
         except BaseException:
             sink.close()
             raise
-        keep = self._node.bond.max_snapshots(group_uuid)
-        return _NodeSink(sink, self._node, row, keep or 0)
+        kept = self._node.bond.reception(group_uuid)
+        return _NodeSink(sink, self._node, row, kept.keeps if kept else 0)
 
     def _check_receiving(self, group_uuid: str, term: int) -> None:
         group = self._group(group_uuid)
@@ -184,7 +193,7 @@ class NodeSite:
 
 
 class _NodeSink:
-    """A sink that keeps to the number of snapshots agreed, once it is closed."""
+    """A sink that holds what came last, and keeps to the number of snapshots, once it is closed."""
 
     def __init__(self, sink: Sink, node: Node, row: VolumeRow, keep: int) -> None:
         self._sink = sink
@@ -220,19 +229,25 @@ class _NodeSink:
         self._sealed = True
 
     def close(self) -> None:
-        surplus = self._sink.snapshots()[: -self._keep] if self._sealed and self._keep else []
+        snapshots = self._sink.snapshots() if self._sealed else []
         self._sink.close()
         try:
-            if surplus:
-                _retire(self._node.volume_path(self._row), [ref.guid for ref in surplus])
+            if snapshots:
+                surplus = snapshots[: -self._keep] if self._keep else []
+                _keep_newest(self._node.volume_path(self._row), [ref.guid for ref in surplus])
         finally:
             withdraw(self._node.places, self._row.uuid)
 
 
-def _retire(path: Path, guids: list[str]) -> None:
-    """Destroy the oldest snapshots of a passive volume, as far as nobody holds them."""
+def _keep_newest(path: Path, surplus: list[str]) -> None:
+    """Hold the newest snapshot of a passive volume; destroy the surplus, but what is held."""
     with open_volume(path) as volume:
-        for guid in guids:
+        newest = list(volume.snapshots())[-1]
+        for guid, holds in volume.all_holds().items():
+            if guid != newest.guid and any(hold.owner == HOLDER for hold in holds):
+                volume.release_hold_nowait(volume.snapshot(guid).name, HOLDER)
+        volume.hold(newest.name, HOLDER, "the newest that has arrived: the next delta begins there")
+        for guid in surplus:
             with contextlib.suppress(NasError):  # held: it stays until it is released
                 volume.destroy_snapshot(volume.snapshot(guid).name)
         reclaim_all(volume)

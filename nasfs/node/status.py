@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import nasfs
 
-from . import groups, inventory, pairing, replications, schedules
+from . import groups, inventory, pairing, schedules
 from .context import Node
 from .messages import EventView, GroupView, ReplicationView, StatusView, VolumeView, when
+from .replication_views import SKEW_S, replication_views
 from .replicator import Replicator
 from .scheduler import Scheduler
 
@@ -16,7 +17,7 @@ def status_view(node: Node, replicator: Replicator, scheduler: Scheduler) -> Sta
     pair = pairing.pair_view(node)
     volumes = tuple(inventory.volume_views(node))
     group_views = tuple(groups.group_views(node))
-    sends = tuple(replications.replication_views(node, replicator))
+    sends = tuple(replication_views(node, replicator))
     policies = tuple(schedules.schedule_views(node, scheduler))
     return StatusView(
         node=pair.node,
@@ -45,10 +46,19 @@ def _attention(
         if group.role == "stale":
             said.append(f"group {group.name}: the partner has taken over; nothing is served here")
     for send in sends:
-        if send.state in ("waiting", "stopped"):
-            said.append(f"replication of {send.group} is {send.state}: {send.reason}")
+        if send.split:
+            said.append(f"replication of {send.group} is split")
         elif send.paused:
             said.append(f"replication of {send.group} is paused")
+        elif send.state == "stopped" or (send.state == "waiting" and send.attempts):
+            said.append(f"replication of {send.group} is {send.state}: {send.reason}")
+        if send.rpo.startswith("missed"):
+            said.append(
+                f"replication of {send.group}: its RPO of {send.rpo_s} s is {send.rpo};"
+                f" why: nasfs replication explain {send.group}"
+            )
+        if abs(send.clock_skew_s) > SKEW_S:
+            said.append(f"the partner's clock differs by {send.clock_skew_s} s: set both by NTP")
     return said
 
 

@@ -1,0 +1,76 @@
+"""Replication's holds: what is on its way, and the newest snap group that both sides have.
+
+Each names its owner and its reason.  They are renewed by every attempt, and what an attempt does
+not need any more it releases; parting the sites, or deleting the replication, does that as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from nasfs.volume import Access, Hold, Snapshot, Volume, open_volume
+
+from .context import Node
+from .engine import change
+from .records import HOLDER, VolumeRow
+
+
+def hold(node: Node, row: VolumeRow, snapshots: Iterable[Snapshot], reason: str) -> None:
+    """Nobody destroys these; those that replication holds already are passed over."""
+    held = _ours(_holds(node, row))
+    for snapshot in snapshots:
+        if snapshot.guid not in held:
+            args = {"name": snapshot.name, "owner": HOLDER, "reason": reason}
+            change(node, row, "hold", args, _holder(snapshot.name, reason))
+
+
+def release_older(node: Node, row: VolumeRow, common: str | None) -> None:
+    """What lies before that snap group, which both sides have, is not needed any more."""
+    with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+        snapshots = list(volume.snapshots())
+        held = _ours(volume.all_holds())
+    names = [snapshot.snap_group for snapshot in snapshots]
+    if common is not None and common in names:
+        _release(node, row, snapshots[: names.index(common)], held)
+
+
+def release_but(node: Node, row: VolumeRow, common: str | None) -> None:
+    """Only that snap group stays held (None: nothing)."""
+    with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+        others = [snapshot for snapshot in volume.snapshots() if snapshot.snap_group != common]
+        held = _ours(volume.all_holds())
+    _release(node, row, others, held)
+
+
+def others_hold(node: Node, rows: Iterable[VolumeRow]) -> set[str]:
+    """GUIDs of the snapshots of these volumes that somebody but replication holds."""
+    return {
+        guid
+        for row in rows
+        for guid, holds in _holds(node, row).items()
+        if any(hold.owner != HOLDER for hold in holds)
+    }
+
+
+def _release(node: Node, row: VolumeRow, snapshots: list[Snapshot], held: set[str]) -> None:
+    for snapshot in snapshots:
+        if snapshot.guid in held:
+            args = {"name": snapshot.name, "owner": HOLDER}
+            change(node, row, "release", args, _releaser(snapshot.name))
+
+
+def _holds(node: Node, row: VolumeRow) -> dict[str, list[Hold]]:
+    with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+        return volume.all_holds()
+
+
+def _ours(holds: dict[str, list[Hold]]) -> set[str]:
+    return {guid for guid, found in holds.items() if any(hold.owner == HOLDER for hold in found)}
+
+
+def _holder(name: str, reason: str) -> Callable[[Volume], None]:
+    return lambda volume: volume.hold(name, HOLDER, reason)
+
+
+def _releaser(name: str) -> Callable[[Volume], None]:
+    return lambda volume: volume.release_hold(name, HOLDER)
