@@ -8,7 +8,7 @@ block is in which layer is the block map's business.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -132,12 +132,12 @@ class Layers:
         spoiled, self._spoiled = self._spoiled, set()
         return spoiled
 
-    def data_ranges(self, ino: int, epoch: int) -> list[tuple[int, int]]:
-        """Byte ranges of the layer file that are not holes; [] if there is no such file."""
+    def data_ranges(self, ino: int, epoch: int, start: int = 0) -> Iterator[tuple[int, int]]:
+        """Byte ranges from *start* on that are not holes; none if there is no such file."""
         try:
-            return list(self.media.data_ranges(self._reader((ino, epoch))))
+            return self.media.data_ranges(self._reader((ino, epoch)), start)
         except CorruptionError:
-            return []
+            return iter(())
 
     def size(self, ino: int, epoch: int) -> int | None:
         """Bytes of the layer file; None if there is no such file."""
