@@ -11,6 +11,8 @@ from __future__ import annotations
 import random
 import sqlite3
 import stat
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from nasfs.volume import (
     BLOCK,
     ROOT_INO,
     FsError,
+    Ino,
     Pool,
     View,
     Volume,
@@ -27,6 +30,7 @@ from nasfs.volume import (
     open_volume,
     volume_path,
 )
+from nasfs.volume.space import LEAVES_A_PART
 from nasfs.volume.store import newest_ancestor
 from nasfs.volume.types import REGION_BLOCKS
 
@@ -153,6 +157,147 @@ def test_a_leaf_row_that_outlives_the_row_of_its_inode_goes_with_the_snapshot(po
     assert db.execute("SELECT count(*) FROM leaf_past").fetchone() == (0,)
     db.close()
     assert check_volume(path) == []
+
+
+REGIONS = 24
+
+
+def fragmented(path: Path) -> Ino:
+    """A sparse file of many regions, each with a leaf row that changed in two snapshots."""
+    with open_volume(path) as volume:
+        ino = volume.mknod(ROOT_INO, b"f", stat.S_IFREG | 0o644, uid=0, gid=0).ino
+        volume.write(ino, 0, b"0" * BLOCK)
+        volume.setattr(ino, size=REGIONS * REGION_BLOCKS * BLOCK)
+        for number in (1, 2, 3):
+            for region in range(REGIONS):
+                block = region * REGION_BLOCKS + number % 2
+                volume.write(ino, block * BLOCK, bytes([number]) * BLOCK)
+            volume.seal(f"s{number}")
+    return ino
+
+
+def steps_of_one(path: Path, *, reopen: bool) -> Iterator[int]:
+    """Reclaim until nothing is left, an item at each step; how many maps that read.
+
+    Args:
+        reopen: begin anew after every third step that destroys a part of a snapshot.
+    """
+    volume = open_volume(path)
+    destroyed = 0
+    try:
+        while True:
+            said: list[str] = []
+            pending = volume.reclaim_pending()
+            destroyed += pending["snapshots"] > 0 and pending["layers"] == 0
+            volume._store.db.set_trace_callback(said.append)
+            more = volume.reclaim_step(1)
+            volume._store.db.set_trace_callback(None)
+            if not more and not volume.changed:
+                return
+            volume.commit()
+            yield sum("SELECT map" in text for text in said)
+            if reopen and destroyed == 3:
+                destroyed = 0
+                volume.abandon()
+                volume = open_volume(path)
+    finally:
+        volume.close()
+
+
+@pytest.mark.parametrize("reopen", [False, True])
+def test_no_step_takes_all_of_a_file_of_many_regions(pool: Pool, *, reopen: bool) -> None:
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    ino = fragmented(path)
+    with open_volume(path) as volume:
+        assert volume.statfs().used == (3 * REGIONS + 1) * BLOCK
+        copy = contents(volume)
+        volume.destroy_snapshot("s1")
+        volume.destroy_snapshot("s2")
+    most = number = 0
+    for number, maps in enumerate(steps_of_one(path, reopen=reopen)):
+        most = max(most, maps)
+        if number % 10 == 0:
+            assert [str(finding) for finding in check_volume(path)] == []
+    assert number > 2 * REGIONS // LEAVES_A_PART
+    assert most <= 8 * LEAVES_A_PART  # its own maps, and those of the views beside it
+    with open_volume(path) as volume:
+        assert contents(volume) == copy
+        assert volume.statfs().used == layer_bytes(path) == 2 * REGIONS * BLOCK
+        volume.unlink(ROOT_INO, b"f")
+        volume.commit()
+        volume.destroy_snapshot("s3")
+    for _ in steps_of_one(path, reopen=reopen):
+        pass
+    assert [str(finding) for finding in check_volume(path)] == []
+    assert not list((path / "layers").glob(f"*/{ino}.*"))
+
+
+def test_level_2_of_a_map_goes_in_parts_where_others_have_leaf_rows(pool: Pool) -> None:
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    with open_volume(path) as volume:
+        ino = volume.mknod(ROOT_INO, b"f", stat.S_IFREG | 0o644, uid=0, gid=0).ino
+        size = 20 * REGION_BLOCKS * BLOCK
+        for offset in range(0, size, REGION_BLOCKS * BLOCK):
+            volume.write(ino, offset, b"0" * (REGION_BLOCKS * BLOCK))
+        volume.seal("s1")
+        for offset in range(0, size, REGION_BLOCKS * BLOCK):
+            volume.write(ino, offset + 5 * BLOCK, b"1" * BLOCK)
+        volume.seal("s2")
+        volume.destroy_snapshot("s1")
+    ends = set()
+    for _ in steps_of_one(path, reopen=True):
+        with sqlite3.connect(path / "meta.db") as db:
+            ends |= set(db.execute("SELECT layer_end FROM inode_past WHERE ino = ?", (ino,)))
+        db.close()
+        assert [str(finding) for finding in check_volume(path)] == []
+    assert len(ends) >= 20 // LEAVES_A_PART - 1
+    with open_volume(path) as volume:
+        assert volume.statfs().used == layer_bytes(path) == size
+
+
+def test_a_leaf_row_of_two_snapshots_of_which_the_later_one_went_first(pool: Pool) -> None:
+    """It is counted once, when the second one of them goes."""
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    fragmented(path)
+    with open_volume(path) as volume:
+        ino = volume.lookup(ROOT_INO, b"f").ino
+        volume.setattr(ino, mode=0o600)  # the row of the inode changes, no leaf row does
+        volume.seal("s4")
+        volume.unlink(ROOT_INO, b"f")
+        volume.commit()
+        volume.destroy_snapshot("s4")
+        for _ in range(3):
+            volume.reclaim_step(1)
+            volume.commit()
+        for name in ("s3", "s1", "s2"):
+            volume.destroy_snapshot(name)
+        reclaim_all(volume)
+        assert volume.statfs().used == layer_bytes(path) == 0
+    assert [str(finding) for finding in check_volume(path)] == []
+
+
+def test_what_is_written_while_a_layer_is_looked_through_stays(pool: Pool) -> None:
+    """Its beginning was free of data; then the live view writes there, in the same epoch."""
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    fragmented(path)
+    with open_volume(path) as volume:
+        ino = volume.lookup(ROOT_INO, b"f").ino
+        for region in range(REGIONS):
+            volume.write(ino, (region * REGION_BLOCKS + 9) * BLOCK, b"9" * BLOCK)
+        volume.commit()
+        volume.setattr(ino, size=0)
+        volume.commit()
+        volume.reclaim_step(3)
+        volume.write(ino, 9 * BLOCK, b"new" * 1000)
+        volume.commit()
+        reclaim_all(volume)
+        assert volume.read(ino, 9 * BLOCK, 3000) == b"new" * 1000
+        assert volume.statfs().used == layer_bytes(path)
+    assert [str(finding) for finding in check_volume(path)] == []
 
 
 def test_what_a_killed_owner_had_not_committed_gives_its_space_back(

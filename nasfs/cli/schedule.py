@@ -10,6 +10,7 @@ import typer
 from nasfs.errors import ConfigError
 from nasfs.node.words import parse_target
 
+from .schedule_options import PolicyOptions, with_policy_options
 from .session import DryRun, Json, client, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
@@ -20,65 +21,13 @@ app = typer.Typer(help="Scheduled snapshots, and which of them stay.", no_args_i
 Target = Annotated[str, typer.Argument(metavar="POOL/VOLUME|GROUP")]
 Policy = Annotated[str, typer.Argument(metavar="POLICY")]
 
-Every = Annotated[
-    str | None, typer.Option(metavar="SPAN", help="Each 1s, 15m, 1h, 1d, ..., counted in UTC.")
-]
-At = Annotated[str | None, typer.Option(metavar="HH:MM,...", help="At times of the day.")]
-Days = Annotated[
-    str | None,
-    typer.Option(metavar="DAYS", help="With --at: mon-fri,sun or, of the month, 1,15,last."),
-]
-Zone = Annotated[
-    str | None,
-    typer.Option(metavar="ZONE", help="With --at: Europe/Berlin (the system's)."),
-]
-Jitter = Annotated[
-    str | None, typer.Option(metavar="SPAN", help="Up to so much later, drawn anew each time.")
-]
-Keep = Annotated[int | None, typer.Option(metavar="N", help="The newest N stay.")]
-Thin = Annotated[
-    str | None,
-    typer.Option(
-        metavar="STEP:AGE,...", help="Thinned as they age: 1s:10m,10s:1h,1m:1d; AGE may be forever."
-    ),
-]
-Missed = Annotated[
-    str | None,
-    typer.Option(metavar="run|skip", help="Runs that passed while the daemon was down (run)."),
-]
-Unchanged = Annotated[
-    str | None,
-    typer.Option(metavar="take|skip", help="When nothing changed since its newest one (take)."),
-]
-Before = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COMMAND", help='Run first; if it fails there is no snapshot. Or ["JSON", "words"].'
-    ),
-]
-After = Annotated[
-    str | None, typer.Option(metavar="COMMAND", help="Run afterwards, whatever happened.")
-]
-Timeout = Annotated[str | None, typer.Option(metavar="SPAN", help="Then that hook is killed (1m).")]
-
 
 @app.command()
+@with_policy_options
 def create(
     target: Target,
     policy: Policy,
-    every: Every = None,
-    at: At = None,
-    days: Days = None,
-    zone: Zone = None,
-    jitter: Jitter = None,
-    keep: Keep = None,
-    thin: Thin = None,
-    missed: Missed = None,
-    unchanged: Unchanged = None,
-    before: Before = None,
-    before_timeout: Timeout = None,
-    after: After = None,
-    after_timeout: Timeout = None,
+    options: PolicyOptions,
     as_json: Json = False,
 ) -> None:
     """Take snapshots of a volume or a group by a policy: --every or --at, and --keep or --thin."""
@@ -88,11 +37,7 @@ def create(
     from nasfs.schedule.policy import PolicySpec
 
     _check_target(target)
-    named = _named(
-        every, at, days, zone, jitter, keep, thin, missed, unchanged,
-        before, before_timeout, after, after_timeout,
-    )  # fmt: skip
-    spec = msgspec.convert(named, PolicySpec)
+    spec = msgspec.convert(options.named(), PolicySpec)
     body = ScheduleCreate(target, policy, spec)
     view = client().post("/v1/schedules", ScheduleView, body)
     if as_json:
@@ -102,69 +47,23 @@ def create(
 
 
 @app.command("set")
+@with_policy_options
 def set_(
     target: Target,
     policy: Policy,
-    every: Every = None,
-    at: At = None,
-    days: Days = None,
-    zone: Zone = None,
-    jitter: Jitter = None,
-    keep: Keep = None,
-    thin: Thin = None,
-    missed: Missed = None,
-    unchanged: Unchanged = None,
-    before: Before = None,
-    before_timeout: Timeout = None,
-    after: After = None,
-    after_timeout: Timeout = None,
+    options: PolicyOptions,
     as_json: Json = False,
 ) -> None:
     """Change what is named, leave the rest; '' takes an option away (--keep 0, --before '')."""
     from nasfs.node.messages import ScheduleSet, ScheduleView
 
     _check_target(target)
-    changes = _named(
-        every, at, days, zone, jitter, keep, thin, missed, unchanged,
-        before, before_timeout, after, after_timeout,
-    )  # fmt: skip
+    changes = options.named()
     if not changes:
         raise ConfigError("nothing to change was named", hint="for instance --keep 24")
     view = client().post("/v1/schedules/set", ScheduleView, ScheduleSet(target, policy, changes))
     if as_json:
         print_json(view)
-
-
-_OPTIONS = (
-    "every", "at", "days", "zone", "jitter", "keep", "thin", "missed", "unchanged",
-    "before", "before_timeout", "after", "after_timeout",
-)  # fmt: skip
-
-
-def _named(*values: str | int | None) -> dict[str, str | int | tuple[str, ...]]:
-    """What was given, by the name of its option."""
-    named: dict[str, str | int | tuple[str, ...]] = {}
-    for option, value in zip(_OPTIONS, values, strict=True):
-        if value is None:
-            continue
-        is_hook = option in ("before", "after") and isinstance(value, str)
-        named[option] = _command(str(value), option) if is_hook else value
-    return named
-
-
-def _command(text: str, option: str) -> str | tuple[str, ...]:
-    """A line for the shell; or, as a JSON list, words."""
-    import msgspec
-
-    if not text.lstrip().startswith("["):
-        return text
-    try:
-        return msgspec.json.decode(text, type=tuple[str, ...])
-    except msgspec.MsgspecError as exc:
-        raise ConfigError(
-            f"--{option}: {text!r} begins like a list of words, but is none",
-            hint="""words are written '["/usr/bin/psql", "-c", "CHECKPOINT"]'""",
-        ) from exc
 
 
 def _check_target(text: str) -> None:

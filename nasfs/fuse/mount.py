@@ -46,7 +46,7 @@ from nasfs.fuse.mountpoint import (
 from nasfs.fuse.operations import Operations, Writer
 from nasfs.fuse.service import Service
 from nasfs.fuse.snapdir import Trees
-from nasfs.volume import Access, open_volume
+from nasfs.volume import Access, Volume, open_volume
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +101,7 @@ def run_mount(
         volume = open_volume(volume_path, access)
         stack.callback(volume.close)
         volume.wait_for_disk(False)  # requests that need not wait go on meanwhile
-        if snapshot is None:
-            trees = Trees.live(volume, listed=list_snapshots)
-            gate = Gate()
-            writer = Writer(gate, Committer(volume, gate, interval_s=commit_interval_s))
-        else:
-            trees = Trees.as_of(volume.view(volume.snapshot(snapshot).epoch))
-            writer = None
+        trees, writer = _sides(volume, snapshot, commit_interval_s, listed=list_snapshots)
         operations = Operations(volume, trees, writer)
         stack.callback(operations.release_all)
         server = None
@@ -115,12 +109,7 @@ def run_mount(
             listening = ControlSocket(control)
             stack.callback(listening.close)
             service = Service(volume, path, trees, writer.committer, operations.known)
-            server = ControlServer(
-                listening,
-                service.handlers(),
-                on_stopped=pyfuse3.terminate,
-                release=service.release,
-            )
+            server = _server(listening, service)
         prepare_mountpoint(path)
         kernel.open(operations, path, _options(fsname, allow_other, flags, snapshot=snapshot))
         announce(ending, path)
@@ -128,6 +117,23 @@ def run_mount(
         shorten(kernel.is_introduced)
         trio.run(_serve, operations, writer, server, on_ready)
     log.info("unmounted %s", path)
+
+
+def _sides(
+    volume: Volume, snapshot: str | None, interval_s: float, *, listed: bool | None
+) -> tuple[Trees, Writer | None]:
+    """What is seen, and what changes it: nothing does as of a snapshot."""
+    if snapshot is not None:
+        return Trees.as_of(volume.view(volume.snapshot(snapshot).epoch)), None
+    gate = Gate()
+    committer = Committer(volume, gate, interval_s=interval_s)
+    return Trees.live(volume, listed=listed), Writer(gate, committer)
+
+
+def _server(listening: ControlSocket, service: Service) -> ControlServer:
+    return ControlServer(
+        listening, service.handlers(), on_stopped=pyfuse3.terminate, release=service.release
+    )
 
 
 def _options(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -250,13 +250,13 @@ class Layers:
         spoiled, self._spoiled = self._spoiled, set()
         return spoiled
 
-    def data_ranges(self, ino: int, epoch: int) -> list[tuple[int, int]]:
-        """Byte ranges of the layer file that are not holes; [] if there is no such file."""
+    def data_ranges(self, ino: int, epoch: int, start: int = 0) -> Iterator[tuple[int, int]]:
+        """Byte ranges from *start* on that are not holes; none if there is no such file."""
         self.land((ino, epoch))
         try:
-            return list(self.media.data_ranges(self._reader((ino, epoch))))
+            return self.media.data_ranges(self._reader((ino, epoch)), start)
         except CorruptionError:
-            return []
+            return iter(())
 
     def size(self, ino: int, epoch: int) -> int | None:
         """Bytes of the layer file; None if there is no such file."""

@@ -55,8 +55,8 @@ class Media(Protocol):
         """Give the space of [start, stop) back; it reads as zeros, the size stays."""
         ...
 
-    def data_ranges(self, fd: int) -> Iterator[tuple[int, int]]:
-        """The parts of a file that may hold something else than a hole."""
+    def data_ranges(self, fd: int, start: int = 0) -> Iterator[tuple[int, int]]:
+        """The parts of a file, from *start* on, that may hold something else than a hole."""
         ...
 
     def size(self, fd: int) -> int: ...
@@ -193,8 +193,8 @@ class HostMedia:
             if number != errno.EOPNOTSUPP:  # then the space stays until the layer goes
                 raise MediaError(number, "punch into a layer")
 
-    def data_ranges(self, fd: int) -> Iterator[tuple[int, int]]:
-        position = 0
+    def data_ranges(self, fd: int, start: int = 0) -> Iterator[tuple[int, int]]:
+        position = start
         while True:
             try:
                 start = os.lseek(fd, position, os.SEEK_DATA)

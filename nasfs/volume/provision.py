@@ -352,8 +352,8 @@ class ReservedMedia:
     def read_into(self, fd: int, buffer: memoryview, offset: int, *, wait: bool) -> int | None:
         return self._media.read_into(fd, buffer, offset, wait=wait)
 
-    def data_ranges(self, fd: int) -> Iterator[tuple[int, int]]:
-        return self._media.data_ranges(fd)
+    def data_ranges(self, fd: int, start: int = 0) -> Iterator[tuple[int, int]]:
+        return self._media.data_ranges(fd, start)
 
     def size(self, fd: int) -> int:
         return self._media.size(fd)

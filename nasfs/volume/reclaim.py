@@ -8,20 +8,28 @@ Three kinds of work, each in bounded steps that may be cut anywhere and done aga
 3. ``sweep``: after a crash, layers of the epoch of the crash may hold blocks that no committed
    row names; queue every layer of that epoch, one directory of layers/ after the other
 
-A snapshot that is being destroyed counts as a view of every inode whose rows at its epoch are
-still there; `remove_inode` takes all of an inode's rows away in one transaction together with the
-account of their blocks.  So the counters are exact at every commit in between.
+A snapshot that is being destroyed counts as a view of every inode whose row at its epoch is
+still there, and of as much of its map as is there: a part of it goes in one transaction with the
+account of its blocks, first leaf rows, then level 2 from its end, and at last the row itself.  So
+the counters are exact at every commit in between, and a huge file keeps nobody waiting.
 """
 
 from __future__ import annotations
 
-from nasfs.volume.blockmap import map_runs
+from collections.abc import Iterable
+
+from nasfs.volume.blockmap import leaf_runs
 from nasfs.volume.layers import DIRECTORIES, Layers
-from nasfs.volume.space import Space
+from nasfs.volume.reach import ALL_REGIONS
+from nasfs.volume.space import LEAVES_A_PART, Space
 from nasfs.volume.store import Store
-from nasfs.volume.types import BLOCK, Inode, Run, Snapshot, SnapshotState
+from nasfs.volume.types import REGION_BLOCKS, Inode, Run, Snapshot, SnapshotState
+
+ROWS_A_PART = 1024
+"""Leaf rows of an inode that are passed over before others have a turn; their maps are not read."""
 
 _FOREVER = 1 << 62
+_ABOVE_ALL = (ALL_REGIONS, 0)
 
 
 class Reclaim:
@@ -31,6 +39,10 @@ class Reclaim:
         self._store = store
         self._layers = layers
         self._space = space
+        self._under_way: int | None = None
+        """The inode that is given back in parts."""
+        self._left_off: tuple[object, tuple[int, int]] | None = None
+        """The last of its leaf rows that was looked at, and what for."""
 
     def step(self, limit: int) -> bool:
         """Do about *limit* items of work.  Returns False when nothing can be done for now.
@@ -54,7 +66,10 @@ class Reclaim:
     def _drain_queue(self, limit: int) -> bool:
         ready = self._queued(limit)
         for ino, layer in ready:
-            self._space.give_back(ino, layer)
+            while not self._space.give_back(ino, layer):
+                limit -= 1
+                if limit <= 0:
+                    return True
             self._store.reclaim.remove((ino, layer))
         return bool(ready)
 
@@ -62,7 +77,10 @@ class Reclaim:
         """Layers (inode, epoch) out of the queue that may be given back now."""
         self._store.flush(self._store.reclaim)
         rows = self._store.db.execute("SELECT ino, layer FROM reclaim LIMIT ?", (limit,)).fetchall()
-        return [row for row in rows if self._space.may_give_back(row[0])]
+        # Of the file that goes in parts each part queues the same layers: once at the end.
+        return [
+            row for row in rows if row[0] != self._under_way and self._space.may_give_back(row[0])
+        ]
 
     # destroyed snapshots
 
@@ -87,7 +105,12 @@ class Reclaim:
         ).fetchall()
         if inos:
             for (ino,) in inos:
-                self._remove_inode(ino, epoch, window, where)
+                self._under_way = ino
+                while not self._remove_part(ino, epoch, window, where):
+                    limit -= 1
+                    if limit <= 0:
+                        return True
+                self._under_way = None
             return True
         # Of leaf rows those are left that moved to the past when the inode's row was gone already.
         for table in ("dirent", "xattr", "leaf"):
@@ -101,30 +124,88 @@ class Reclaim:
         self._store.load_snapshots()
         return True
 
-    def _remove_inode(
+    def _remove_part(
         self, ino: int, epoch: int, window: tuple[int, int, int, int], where: str
-    ) -> None:
-        """All rows of an inode that only this snapshot sees, and the account of their blocks."""
-        for run in self._space.unreached(ino, self._runs_at(ino, epoch), without=epoch):
+    ) -> bool:
+        """A part of an inode that only this snapshot sees, and the account of its blocks.
+
+        True: that was the last one, and the row of the inode is gone.
+        """
+        inode = self._inode_at(ino, epoch)
+        if inode.is_file and inode.leaves and not self._drop_leaves(ino, epoch, window):
+            return False
+        if inode.is_file and inode.layer_end:
+            first = self._drop_level_2(inode, epoch)
+            if first:
+                self._store.execute(
+                    f"UPDATE inode_past SET layer_end = ? WHERE ino = ? AND {where}",
+                    (first * REGION_BLOCKS, ino, *window),
+                )
+                return False
+        self._store.execute(f"DELETE FROM inode_past WHERE ino = ? AND {where}", (ino, *window))
+        self._left_off = None
+        return True
+
+    def _inode_at(self, ino: int, epoch: int) -> Inode:
+        row = self._store.inodes.get_at((ino,), epoch)
+        assert row is not None, "its number comes from that row"
+        return Inode(*row)
+
+    def _drop_leaves(self, ino: int, epoch: int, window: tuple[int, int, int, int]) -> bool:
+        """Some leaf rows that no other view sees become holes; True if there are no more.
+
+        They are not removed before the inode is, or level 2 would count in their regions.
+        """
+        space = self._space
+        key = (ino, window)
+        region, born = _ABOVE_ALL
+        if self._left_off is not None and self._left_off[0] == key:
+            region, born = self._left_off[1]
+        rows = self._store.db.execute(
+            "SELECT region, born, died FROM leaf_past WHERE ino = ? AND (region, born) < (?, ?)"
+            " ORDER BY region DESC, born DESC LIMIT ?",
+            (ino, region, born, ROWS_A_PART),
+        ).fetchall()
+        is_seen = space.reach.sees(ino, without=epoch)
+        left = LEAVES_A_PART
+        for region, born, died in rows:
+            self._left_off = (key, (region, born))
+            if not born <= epoch < died or is_seen(born, died):
+                continue
+            row = (ino, region, born)
+            where = "WHERE ino = ? AND region = ? AND born = ?"
+            (value,) = self._store.db.execute(f"SELECT map FROM leaf_past {where}", row).fetchone()
+            if value == 0:  # before a crash, for instance
+                continue
+            first = region * REGION_BLOCKS
+            self._account(ino, epoch, leaf_runs(region, value, first, first + REGION_BLOCKS))
+            self._store.execute(f"UPDATE leaf_past SET map = 0 {where}", row)
+            left -= 1
+            if not left:
+                return False
+        return len(rows) < ROWS_A_PART
+
+    def _drop_level_2(self, inode: Inode, epoch: int) -> int:
+        """The account of the end of level 2; the region where what is left of it ends."""
+        reach = self._space.reach
+        stop = -(-inode.layer_end // REGION_BLOCKS)
+        first = reach.window_to(inode.ino, stop - 1, LEAVES_A_PART)
+        position = first * REGION_BLOCKS
+        runs = []
+        for region in (*reach.seen_leaves(inode.ino, first, stop, epoch), stop):
+            end = min(region * REGION_BLOCKS, inode.layer_end)
+            if position < end:
+                runs.append(Run(position, end, inode.layer))
+            position = (region + 1) * REGION_BLOCKS
+        self._account(inode.ino, epoch, runs)
+        return first
+
+    def _account(self, ino: int, epoch: int, runs: Iterable[Run]) -> None:
+        """No longer are these runs seen by a snapshot."""
+        for run in self._space.reach.unreached(ino, runs, without=epoch):
             self._space.queue(ino, run.layer)
             self._store.counters.snapshot_blocks -= run.stop - run.start
             self._store.kept.add(epoch, run.layer, run.start - run.stop)
-        for table in ("inode", "leaf"):
-            self._store.execute(
-                f"DELETE FROM {table}_past WHERE ino = ? AND {where}", (ino, *window)
-            )
-
-    def _runs_at(self, ino: int, epoch: int) -> list[Run]:
-        row = self._store.inodes.get_at((ino,), epoch)
-        if row is None:
-            return []
-        inode = Inode(*row)
-        if not inode.is_file or not inode.blocks:
-            return []
-        leaves = self._store.leaves.scan_at("ino = ?", (ino,), epoch, "ORDER BY region")
-        parts = [(leaf[1], leaf[3]) for leaf in leaves]
-        stop = -(-inode.size // BLOCK)
-        return [run for run in map_runs(inode.layer, inode.layer_end, parts, 0, stop) if run.layer]
 
     def _remove_rows(
         self, table: str, window: tuple[int, int, int, int], where: str, limit: int

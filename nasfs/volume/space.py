@@ -7,29 +7,24 @@ else free.  The two counters move with every change; blocks that became free are
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from nasfs.volume.blockmap import (
-    LeafValue,
-    Ranges,
-    base_value,
-    by_region,
-    expand,
-    subtract,
-    union,
-    unmatched,
-)
+from nasfs.volume.blockmap import Ranges, subtract, union
 from nasfs.volume.layers import Layers
+from nasfs.volume.reach import ALL_REGIONS, Reach
 from nasfs.volume.store import Store
 from nasfs.volume.types import BLOCK, REGION_BLOCKS, Layer, Run
 
+LEAVES_A_PART = 4
+"""Leaf rows in the part of a map that is looked at before others have a turn."""
+
+RANGES_A_PART = 4096
+"""Pieces of data in a layer, likewise."""
+
 LayerRanges = dict[int, Ranges]
 """Block ranges by layer."""
-
-_NEVER = 1 << 62
-"""`died` of live rows."""
 
 
 def by_layer(runs: Iterable[Run]) -> LayerRanges:
@@ -55,6 +50,8 @@ class Space:
     def __init__(self, store: Store, layers: Layers) -> None:
         self._store = store
         self._layers = layers
+        self.reach = Reach(store)
+        self._passes: dict[tuple[int, int], _Pass] = {}
         self._generation = 0
         self._synced = -1
         self._queued_in: dict[int, int] = {}
@@ -92,7 +89,7 @@ class Space:
             total += count
             held = self._store.held_by_ancestor(run.layer)
             if held is None:
-                free = self.unreached(ino, [run], live=False)
+                free = self.reach.unreached(ino, [run], live=False)
                 kept = count - sum(part.stop - part.start for part in free)
             else:
                 kept = count if held else 0
@@ -115,171 +112,71 @@ class Space:
     def queue(self, ino: int, layer: int) -> None:
         """Something in this layer became free, as of the transaction that is open."""
         self._queued_in[ino] = self._generation
+        self._passes.pop((ino, layer), None)
         self._store.reclaim.add((ino, layer))
 
-    def unreached(
-        self, ino: int, wanted: Iterable[Run], *, without: int | None = None, live: bool = True
-    ) -> list[Run]:
-        """The blocks of *wanted*, mapped runs of an inode, that no view reaches.
+    def give_back(self, ino: int, layer: int) -> bool:
+        """Punch what nothing reaches in a bounded part of a layer, if `may_give_back`.
 
-        Costs what is wanted, and for each version of the map a look at what is still in question:
-        of a big file with many snapshots neighbours know nearly all.  A leaf row is read only if
-        it is looked at.
-
-        Args:
-            without: the epoch of a snapshot that does not count.
-            live: whether the live view counts.
+        The next call goes on behind that part; call it until it is True: then all was looked at,
+        and the layer was removed if no view names it.  After a crash it begins again, with less.
         """
-        left = [run for run in wanted if run.layer]
-        if not left:
-            return []
-        oldest = min(run.layer for run in left)
-        views = [view for view in self._views(without, live=live) if view >= oldest]
-        near = without or max(run.layer for run in left)
-        inodes = _Versions(self._versions("inode", "born, layer, layer_end", ino))
-        leaves = self._leaf_versions(ino)
-        plain: list[Run] = []
-        """In regions that never had a leaf row: all that counts is level 2."""
-        mapped: defaultdict[int, list[Run]] = defaultdict(list)
-        for run in left:
-            if not leaves:
-                plain.append(run)
-                continue
-            for region, parts in by_region([run]).items():
-                (mapped[region] if region in leaves else plain).extend(parts)
-        left = self._unreached_by_level_2(plain, inodes, views)
-        for region, parts in mapped.items():
-            rows = leaves[region]
-            left += self._unreached_in_region(ino, region, parts, inodes, rows, views, near)
-        return left
-
-    def _views(self, without: int | None, *, live: bool) -> list[int]:
-        """The epochs that views see; that of the live view, whose rows are written now, is last."""
-        self._store.flush()
-        found: list[int] = [s.epoch for s in self._store.all_snapshots if s.epoch != without]
-        return [*found, self._store.epochs.current] if live else found
-
-    def _unreached_by_level_2(
-        self, left: list[Run], inodes: _Versions, views: Sequence[int]
-    ) -> list[Run]:
-        for _, layer, layer_end, _ in inodes.seen_by(views):
-            if not left:
-                break
-            left = [
-                Run(max(run.start, layer_end), run.stop, run.layer) if run.layer == layer else run
-                for run in left
-                if run.layer != layer or run.stop > layer_end
-            ]
-        return left
-
-    def _unreached_in_region(
-        self,
-        ino: int,
-        region: int,
-        left: list[Run],
-        inodes: _Versions,
-        leaves: _Versions,
-        views: Sequence[int],
-        near: int,
-    ) -> list[Run]:
-        """The nearest views first, because they have most in common."""
-        looked: set[tuple[int, ...]] = set()
-        for epoch in sorted(views, key=lambda view: abs(view - near)):
-            if not left:
-                break
-            inode = inodes.at(epoch)
-            if inode is None:
-                continue
-            row = leaves.at(epoch)
-            identity = inode[1:3] if row is None else row[:1]
-            if identity in looked:
-                continue
-            looked.add(identity)
-            value = base_value(region, *inode[1:3]) if row is None else self._leaf(ino, region, row)
-            left = unmatched(region, value, left)
-        return left
-
-    def _leaf(self, ino: int, region: int, row: tuple[int, ...]) -> LeafValue:
-        """The map of a version of a leaf row, by its `born`."""
-        key = (ino, region, row[0])
-        table = "leaf" if row[-1] == _NEVER else "leaf_past"
-        found = self._store.db.execute(
-            f"SELECT map FROM {table} WHERE ino = ? AND region = ? AND born = ?", key
-        ).fetchone()
-        value: LeafValue = found[0]
-        return value
-
-    def _versions(
-        self, table: str, columns: str, ino: int, *, naming: tuple[int, bytes] | None = None
-    ) -> list[tuple[int, ...]]:
-        """All versions of an inode's rows, `died` last; live rows die after every view.
-
-        Args:
-            naming: of leaf rows those whose map is this number, or holds these bytes.
-        """
-        where, values = "ino = ?", (ino, *(naming or ()))
-        if naming:
-            where += " AND (map = ? OR typeof(map) = 'blob' AND instr(map, ?))"
-        return self._store.db.execute(
-            f"SELECT {columns}, {_NEVER} FROM {table} WHERE {where}"
-            f" UNION ALL SELECT {columns}, died FROM {table}_past WHERE {where}",
-            (*values, *values),
-        ).fetchall()
-
-    def give_back(self, ino: int, layer: int) -> None:
-        """Punch or remove what nothing reaches in one layer, if `may_give_back`."""
-        data = self._layers.data_ranges(ino, layer)
-        blocks = union((start // BLOCK, -(-stop // BLOCK)) for start, stop in data)
-        there = [Run(start, stop, Layer(layer)) for start, stop in blocks]
-        free = union((run.start, run.stop) for run in self.unreached(ino, there))
-        if free == blocks and not self._is_named(ino, layer):
+        sealed = layer < self._store.epochs.current
+        work = self._passes.pop((ino, layer), None)
+        if work is None or work.sealed != sealed:
+            work = _Pass(sealed)
+        first = work.block // REGION_BLOCKS
+        behind = self.reach.window_from(ino, first, LEAVES_A_PART)
+        there, stop, is_all = self._data(ino, layer, work.block, behind * REGION_BLOCKS)
+        free = union((run.start, run.stop) for run in self.reach.unreached(ino, there))
+        if free != [(run.start, run.stop) for run in there]:
+            work.named = True
+        regions = first, -(-stop // REGION_BLOCKS)
+        work.named = work.named or self.reach.named_at(ino, layer, *regions)
+        ends = is_all and (work.named or regions[1] >= ALL_REGIONS)
+        if ends and not work.named and self._stays_unnamed(ino, layer, work):
             self._layers.remove(ino, layer)
-            return
-        for start, stop in free:
-            self._layers.punch(ino, layer, start * BLOCK, stop * BLOCK)
+            return True
+        for start, end in free:
+            self._layers.punch(ino, layer, start * BLOCK, end * BLOCK)
+        if not ends:
+            work.block = stop
+            self._passes[ino, layer] = work
+        return ends
 
-    def _is_named(self, ino: int, layer: int) -> bool:
-        """Whether the map of any view names a layer, be there data or not."""
-        views = [view for view in self._views(None, live=True) if view >= layer]
-        inodes = _Versions(self._versions("inode", "born, layer, layer_end", ino))
-        leaves = self._leaf_versions(ino)
-        for view in views:
-            inode = inodes.at(view)
-            if inode is None or inode[1] != layer:
-                continue
-            for region in range(-(-inode[2] // REGION_BLOCKS)):
-                if region not in leaves or leaves[region].at(view) is None:
-                    return True
-        naming = self._leaf_versions(ino, naming=(layer, layer.to_bytes(4, "little")))
-        return any(
-            layer in expand(self._leaf(ino, region, row))
-            for region, rows in naming.items()
-            for row in rows.seen_by(views)
-        )
+    def _data(self, ino: int, layer: int, block: int, stop: int) -> tuple[list[Run], int, bool]:
+        """Data of a layer from *block* on: runs, where they end, whether there is none behind.
 
-    def _leaf_versions(
-        self, ino: int, *, naming: tuple[int, bytes] | None = None
-    ) -> dict[int, _Versions]:
-        """By region, without the maps: those are long."""
-        found: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)
-        for row in self._versions("leaf", "born, region", ino, naming=naming):
-            found[row[1]].append(row)
-        return {region: _Versions(rows) for region, rows in found.items()}
+        They end at *stop*, or before if there are too many.
+        """
+        ranges: list[tuple[int, int]] = []
+        is_all = True
+        for start, end in self._layers.data_ranges(ino, layer, block * BLOCK):
+            if start >= stop * BLOCK or len(ranges) == RANGES_A_PART:
+                is_all = False
+                break
+            ranges.append((start // BLOCK, min(-(-end // BLOCK), stop)))
+            if end > stop * BLOCK:
+                is_all = False
+                break
+        found = union(ranges)
+        if len(ranges) == RANGES_A_PART and not is_all:
+            stop = min(stop, found[-1][1])
+        return [Run(start, end, Layer(layer)) for start, end in found], stop, is_all
+
+    def _stays_unnamed(self, ino: int, layer: int, work: _Pass) -> bool:
+        """No view named the layer where it was looked at; and since then?"""
+        # A sealed layer that no view names is named by none later.  Into the one of the current
+        # epoch writes go: where that was looked at in an earlier step, one may have come since.
+        return work.sealed or not work.block or not self.reach.named_at(ino, layer, 0, ALL_REGIONS)
 
 
-class _Versions:
-    """Rows of one key: (born, ..., died); which one a view sees."""
+@dataclass(slots=True)
+class _Pass:
+    """How far a layer was looked through."""
 
-    def __init__(self, rows: list[tuple[int, ...]]) -> None:
-        self._rows = sorted(rows)
-        self._born = [row[0] for row in self._rows]
-
-    def at(self, epoch: int) -> tuple[int, ...] | None:
-        index = bisect_right(self._born, epoch) - 1
-        if index < 0 or self._rows[index][-1] <= epoch:
-            return None
-        return self._rows[index]
-
-    def seen_by(self, views: Sequence[int]) -> list[tuple[int, ...]]:
-        """Rows that any of these epochs sees."""
-        return [row for row in dict.fromkeys(map(self.at, views)) if row is not None]
+    sealed: bool
+    """It was of an older epoch than the current one."""
+    block: int = 0
+    named: bool = False
+    """A view names it before that block."""
