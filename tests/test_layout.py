@@ -40,7 +40,15 @@ PURE = [
     "replication/roles.py",
     "replication/session.py",
     "replication/wire.py",
+    "sharecfg/checks.py",
+    "sharecfg/complaints.py",
+    "sharecfg/document.py",
+    "sharecfg/exports.py",
+    "sharecfg/ganesha.py",
+    "sharecfg/model.py",
+    "sharecfg/placed.py",
     "sharecfg/samba.py",
+    "sharecfg/smbconf.py",
 ]
 DOES_IO = {"trio", "sqlite3", "os", "socket", "ssl", "time", "logging", "pyfuse3", "subprocess"}
 
