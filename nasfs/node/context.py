@@ -15,6 +15,7 @@ from .database import Database
 from .places import Places
 from .policies import Policies
 from .records import VolumeRow
+from .share_table import Shares
 from .state import State
 
 
@@ -66,6 +67,7 @@ class Node:
         self.state = State(self.database)
         self.bond = Bond(self.database)
         self.policies = Policies(self.database)
+        self.shares = Shares(self.database)
 
     def acting(self, actor: str) -> Node:
         """The same node, as somebody else."""

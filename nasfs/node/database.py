@@ -88,6 +88,13 @@ CREATE INDEX made_policy ON made (policy, run);
 CREATE INDEX made_volume ON made (volume);
 CREATE INDEX made_run ON made (run);
 """,
+    # 2 to 3: shares, and what merges with the partner's shares have changed
+    """
+CREATE TABLE share (key TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+CREATE TABLE share_merge (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    body TEXT NOT NULL) STRICT;
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 
