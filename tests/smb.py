@@ -117,12 +117,21 @@ def smb_server(home: Path, shares: str, users: Sequence[str]) -> Iterator[SmbSer
         wait_until(lambda: _answers(server, smbd, users[0]), "smbd answers")
         yield server
     finally:
+        _end_helper(home)
         _end(smbd)
 
 
 def _answers(server: SmbServer, smbd: subprocess.Popen[bytes], user: str) -> bool:
     assert smbd.poll() is None, f"smbd has ended\n{server.log}"
     return server.run("smbclient", "-L", "127.0.0.1", f"-U{user}%{PASSWORD}").returncode == 0
+
+
+def _end_helper(home: Path) -> None:
+    """samba-dcerpcd, which smbd starts for what it does not do itself, outlives it."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        pid = int((home / "pid/samba-dcerpcd.pid").read_text())
+        if str(home) in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGTERM)
 
 
 def _end(smbd: subprocess.Popen[bytes]) -> None:

@@ -42,7 +42,20 @@ PURE = [
     "replication/roles.py",
     "replication/session.py",
     "replication/wire.py",
+    "sharecfg/accounts.py",
+    "sharecfg/checks.py",
+    "sharecfg/complaints.py",
+    "sharecfg/document.py",
+    "sharecfg/exports.py",
+    "sharecfg/ganesha.py",
+    "sharecfg/merge.py",
+    "sharecfg/merge_accounts.py",
+    "sharecfg/model.py",
+    "sharecfg/placed.py",
     "sharecfg/samba.py",
+    "sharecfg/smbconf.py",
+    "sharecfg/steps.py",
+    "sharecfg/unmerge.py",
 ]
 DOES_IO = {"trio", "sqlite3", "os", "socket", "ssl", "time", "logging", "pyfuse3", "subprocess"}
 

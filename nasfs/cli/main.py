@@ -22,6 +22,7 @@ from . import (
     pool,
     replication,
     schedule,
+    share,
     snapshot,
     status,
     volume,
@@ -72,6 +73,7 @@ app.add_typer(schedule.app, name="schedule")
 app.add_typer(group.app, name="group")
 app.add_typer(pair.app, name="pair")
 app.add_typer(replication.app, name="replication")
+app.add_typer(share.app, name="share")
 app.command("mount")(mount.mount)
 app.command("unmount")(mount.unmount)
 app.command("failover")(failover.failover)

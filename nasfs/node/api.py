@@ -66,6 +66,7 @@ from .messages import (
 )
 from .replication_messages import LinkSet, ReceptionSet, ReplicationSet, WindowAdd, WindowRemove
 from .services import Services, mount_volume, unmount_volume
+from .share_routes import SHARES
 from .words import VolumeName, check_name
 
 log = logging.getLogger(__name__)
@@ -291,6 +292,7 @@ ROUTES = (
     Route("POST", "/v1/replications/{group}/pause", Nothing, replications.pause),
     Route("POST", "/v1/replications/{group}/resume", Nothing, replications.resume),
     Route("POST", "/v1/replications/{group}/delete", Nothing, replications.delete),
+    *(Route(one.method, one.path, one.body, _plain(one.does, *one.names)) for one in SHARES),
 )
 
 

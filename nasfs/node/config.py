@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import yaml
@@ -12,6 +13,18 @@ import yaml
 from nasfs.errors import ConfigError, Failed
 
 VERSION = 1
+
+
+class ShareServers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who serves the shares; what is empty stands where Debian has it, below the node's root."""
+
+    smb_conf: str = ""
+    """The administrator's smb.conf; without that file there is no Samba here."""
+    ganesha_conf: str = ""
+    """His ganesha.conf; without that file there is no Ganesha here."""
+    ganesha_pid: str = ""
+    kernel_nfs: Literal["auto", "on", "off"] = "auto"
+    """The kernel's NFS server; auto: if there is an /etc/exports."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,6 +37,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """HOST:PORT for the partner's replication; empty: this node is not reachable for a partner."""
     commit_interval_s: float = 5.0
     """Seconds until what was written, but not synced, is on disk."""
+    shares: ShareServers = ShareServers()
 
     def __post_init__(self) -> None:
         if self.version != VERSION:

@@ -15,6 +15,7 @@ from .database import Database
 from .places import Places
 from .policies import Policies
 from .records import VolumeRow
+from .share_table import Shares
 from .state import State
 from .traffic_state import TrafficState
 
@@ -68,6 +69,7 @@ class Node:
         self.bond = Bond(self.database)
         self.policies = Policies(self.database)
         self.traffic = TrafficState(self.database)
+        self.shares = Shares(self.database)
 
     def acting(self, actor: str) -> Node:
         """The same node, as somebody else."""

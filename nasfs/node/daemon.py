@@ -23,6 +23,7 @@ from .replications import ask_if_wanted
 from .replicator import Replicator
 from .scheduler import Scheduler
 from .services import Services
+from .share_keeper import keep_shares
 from .snap_groups import settle_leftovers
 from .sockets import bind_unix
 from .supervisor import Supervisor
@@ -71,6 +72,7 @@ async def _main(node: Node) -> None:
             nursery.start_soon(replicator.run)
             nursery.start_soon(_settle_leftovers, node)
             nursery.start_soon(scheduler.run)
+            nursery.start_soon(keep_shares, node)
             node.state.note("daemon", "started", node.config.name, f"process {os.getpid()}")
             log.info("node %s is up", node.config.name)
             async for number in signals:

@@ -112,6 +112,10 @@ CREATE TABLE transfer_history (
     "rows" INTEGER NOT NULL, bytes INTEGER NOT NULL, wire_bytes INTEGER NOT NULL) STRICT;
 CREATE INDEX transfer_history_grp ON transfer_history (grp, number);
 """,
+    # 3 to 4: shares
+    """
+CREATE TABLE share (key TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 
