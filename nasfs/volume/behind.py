@@ -6,8 +6,9 @@ all else in a small write, and a file that is removed again soon needed none of 
 wait here; who syncs, in a thread, hands them to the host many at once.  The block map names them
 already: it says where a block is, not since when.
 
-Writes to one layer land in the order in which they were made.  Whoever needs its file as it has to
-be (to read it, to write past this, to punch it) lands them first.  Nothing here outlives the
+Writes to one block land in the order in which they were made: what is written to a block that
+waits waits behind it.  Whoever needs a layer's file as it has to be, to read or punch it, lands
+what waits first.  Nothing here outlives the
 process, like all that is not committed: docs/durability.md.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nasfs.volume.media import Media
+from nasfs.volume.types import BLOCK
 
 LIMIT_BYTES = 64 * 1024 * 1024
 """What waits at most; then the layers that wait longest are written."""
@@ -23,7 +25,7 @@ LIMIT_BYTES = 64 * 1024 * 1024
 LIMIT_LAYERS = 4096
 """The same by their number."""
 
-SMALL_BYTES = 64 * 1024
+SMALL_BYTES = 16 * 1024
 """Larger writes don't wait: the host allocates as much at once with hardly more effort."""
 
 _PARTS = 1000
@@ -40,7 +42,7 @@ class WriteLog:
         self.bytes = 0
         self._pieces: list[tuple[int, list[bytes]]] = []
         self._end = -1
-        self._low, self._high = 0, 0
+        self._blocks: set[int] = set()
 
     def add(self, parts: Sequence[bytes | memoryview], offset: int, length: int) -> None:
         own = [part if isinstance(part, bytes) else bytes(part) for part in parts]
@@ -49,13 +51,12 @@ class WriteLog:
         else:
             self._pieces.append((offset, own))
         self._end = offset + length
-        self._low = min(self._low, offset) if self.bytes else offset
-        self._high = max(self._high, self._end)
+        self._blocks.update(range(offset // BLOCK, -(-self._end // BLOCK)))
         self.bytes += length
 
     def touches(self, start: int, stop: int) -> bool:
-        """Whether any of it may be within bytes [start, stop)."""
-        return start < self._high and self._low < stop
+        """Whether any of it is in the blocks of bytes [start, stop)."""
+        return not self._blocks.isdisjoint(range(start // BLOCK, -(-stop // BLOCK)))
 
     def write(self, media: Media, fd: int) -> None:
         """Hand it to the host; may be done again, from the beginning, if the host refuses."""
@@ -75,7 +76,7 @@ class WriteLog:
         """What *later* holds comes behind this."""
         self._pieces += later._pieces
         self._end = later._end
-        self._low, self._high = min(self._low, later._low), max(self._high, later._high)
+        self._blocks |= later._blocks
         self.bytes += later.bytes
 
 

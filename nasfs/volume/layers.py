@@ -105,17 +105,24 @@ class Layers:
             fresh: to a place that no map named in this layer; it may wait for the next sync.
         """
         key = (ino, epoch)
-        if self.delays:
+        if self._behind.logs or self._landing or (fresh and self.delays):
             length = sum(map(len, parts))
-            waits = fresh or key in self._behind.logs or key in self._landing
-            if waits and length <= SMALL_BYTES:
+            clashes = self._waits(key, offset, offset + length)
+            if self.delays and length <= SMALL_BYTES and (fresh or clashes):
                 if self._behind.is_too_much:
                     self._write_oldest()
                 self._behind.add(key, parts, offset, length)
                 return
-        if self._behind.logs or self._landing:
-            self.land(key)
+            if clashes:
+                self.land(key)
         self._write(key, parts, offset)
+
+    def _waits(self, key: LayerKey, start: int, stop: int) -> bool:
+        """Whether something for the blocks of these bytes waits, or is on its way in a thread."""
+        log, work = self._behind.logs.get(key), self._landing.get(key)
+        return (log is not None and log.touches(start, stop)) or (
+            work is not None and work.logs[key].touches(start, stop)
+        )
 
     def _write(self, key: LayerKey, parts: Sequence[bytes | memoryview], offset: int) -> None:
         fd = self._writer(key)
@@ -190,12 +197,11 @@ class Layers:
 
     def _land_to_read(self, key: LayerKey, buffer: memoryview, offset: int) -> bool:
         """Before the host is asked for it.  False: it refused, and the buffer is filled already."""
+        if not self._waits(key, offset, offset + len(buffer)):
+            return True
         work = self._landing.get(key)
         if work is not None and not self.waits:
             raise WouldWait(work.wait_written)
-        log = self._behind.logs.get(key)
-        if work is None and (log is None or not log.touches(offset, offset + len(buffer))):
-            return True
         try:
             self.land(key)
         except MediaError:
