@@ -44,7 +44,8 @@ class Reach:
         if not left:
             return []
         oldest = min(run.layer for run in left)
-        views = [view for view in self._views(without, live=live) if view >= oldest]
+        views = self._views(without, live=live)
+        views = views[bisect_left(views, oldest) :]
         near = without or max(run.layer for run in left)
         inodes = self._inode_versions(ino)
         leaves = self._leaf_versions(ino, *_regions_of(left))
@@ -113,16 +114,17 @@ class Reach:
 
     def named_at(self, ino: int, layer: int, first: int, stop: int) -> bool:
         """Whether the map of any view names a layer in regions [first, stop), data or not."""
-        views = [view for view in self._views(None, live=True) if view >= layer]
-        inodes = self._inode_versions(ino)
-        base = [view for view in views if (row := inodes.at(view)) is not None and row[1] == layer]
+        views = self._views(None, live=True)
+        views = views[bisect_left(views, layer) :]
+        base = [row for row in self._inode_versions(ino).seen_by(views) if row[1] == layer]
         leaves = self._leaf_versions(ino, first, stop) if base else {}
-        for view in base:
-            row = inodes.at(view)
-            assert row is not None
+        for row in base:
             end = min(stop, -(-row[2] // REGION_BLOCKS))
-            if sum(r < end and leaves[r].at(view) is not None for r in leaves) < end - first:
-                return True
+            for view in views[bisect_left(views, row[0]) : bisect_left(views, row[-1])]:
+                if sum(r < end and leaves[r].at(view) is not None for r in leaves) < end - first:
+                    return True
+                if not leaves:  # then every view of this row says the same
+                    break
         naming = self._leaf_versions(ino, first, stop, naming=layer)
         return any(
             layer in expand(self._leaf(ino, region, row))
@@ -215,8 +217,10 @@ class _Versions:
         return self._rows[index]
 
     def seen_by(self, views: Sequence[int]) -> list[tuple[int, ...]]:
-        """Rows that any of these epochs sees."""
-        return [row for row in dict.fromkeys(map(self.at, views)) if row is not None]
+        """Rows that any of these epochs (ascending) sees; costs the rows, not the views."""
+        return [
+            row for row in self._rows if bisect_left(views, row[0]) < bisect_left(views, row[-1])
+        ]
 
 
 def _regions_of(runs: Iterable[Run]) -> tuple[int, int]:
