@@ -247,11 +247,16 @@ def test_a_full_disk_refuses_the_commit_and_loses_nothing(path: Path, media: Ful
         with pytest.raises(MediaError):
             volume.seal("t")
         assert volume.find_snapshot("t") is None
+        taken = volume.dirty_data()
+        volume.write(ino, BLOCK + 2, b"H")  # while a thread has what came before
+        with pytest.raises(MediaError) as refused:
+            taken.run()
+        volume.data_refused(taken, refused.value)
         media.error = 0
         volume.commit()
         volume.seal("t")
     with open_volume(path) as volume:
-        assert volume.read(ino, BLOCK, 8) == b"othreeon"
+        assert volume.read(ino, BLOCK, 8) == b"otHreeon"
         assert volume.read(other, 0, 10) == b"two"
     assert check_volume(path) == []
 
@@ -269,6 +274,7 @@ def test_a_disk_that_fails_makes_the_volume_read_only_as_of_its_last_commit(
     with pytest.raises(MediaError):
         volume.commit()
     assert not volume.writable
+    assert volume._layers.waiting_bytes == 0
     assert content(volume, ino) == b"committed"
     media.error = 0
     volume.close()
