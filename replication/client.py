@@ -7,7 +7,7 @@ from .endpoint import GroupSpec, GroupStatus, PeerIdentity
 from .errors import NotAuthenticated
 from .session import Side
 from .transport import TIMEOUT_S, Credentials, connect
-from .wire import Created, CreateReplication, PeerStatus, StatusQuery
+from .wire import Created, CreateReplication, Operate, Operated, PeerStatus, StatusQuery
 
 
 def open_connection(
@@ -56,3 +56,13 @@ def peer_status(connection: Connection, group: str) -> GroupStatus:
     """What the peer knows of a group (UUID).  Raises RefusedByPeer if it knows nothing."""
     connection.send(StatusQuery(group))
     return connection.expect(PeerStatus).status
+
+
+def operate(connection: Connection, group: str, operation: str, body: bytes) -> bytes:
+    """Have the peer do an operation on a group (UUID); what it answers.  Both up to 1 MiB.
+
+    Raises:
+        RefusedByPeer, PeerFailed: it did not.
+    """
+    connection.send(Operate(group, operation, body))
+    return connection.expect(Operated).body

@@ -270,6 +270,13 @@ class Site(Protocol):
         """The one partner, if this node is paired."""
         ...
 
+    def operate(self, group: str, operation: str, body: bytes) -> bytes:
+        """Do what the partner asks about a group, and answer; durable on return.
+
+        Being asked the same again, after an answer was lost, ends in the same state.
+        """
+        ...
+
     def accept_pairing(self, secret: str, candidate: PeerIdentity) -> None:
         """Use up the one-time code and remember the partner, in one durable step.
 

@@ -38,6 +38,8 @@ class Kind(IntEnum):
     CREATED = 19
     STATUS_QUERY = 20
     STATUS = 21
+    OPERATE = 22
+    OPERATED = 23
     OFFER = 32
     STATE = 33
     BEGIN = 34

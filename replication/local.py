@@ -204,7 +204,8 @@ class VolumeSink:
         return self._volume.uuid
 
     def snapshots(self) -> list[SnapshotRef]:
-        return [_ref(snapshot) for snapshot in self._volume.snapshots()]
+        """Those that a rollback left aside are this site's own affair: no delta begins there."""
+        return [_ref(snapshot) for snapshot in self._volume.ancestors()]
 
     def resize(self, size: int) -> None:
         size = max(size, self._volume.statfs().used)

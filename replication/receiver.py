@@ -37,6 +37,8 @@ from .wire import (
     Data,
     Message,
     Offer,
+    Operate,
+    Operated,
     Pair,
     Paired,
     PeerStatus,
@@ -118,6 +120,8 @@ class _Service:
             case CreateReplication(spec=spec):
                 self._site.create_replication(spec)
                 self._connection.send(Created())
+            case Operate(group=group, operation=operation, body=body):
+                self._connection.send(Operated(self._site.operate(group, operation, body)))
             case StatusQuery(group=group):
                 self._connection.send(PeerStatus(self._site.group_status(group)))
             case _:

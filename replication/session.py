@@ -29,6 +29,7 @@ class State(Enum):
     PAIRING = "pairing"
     CREATING = "creating"
     ASKING = "asking"
+    OPERATING = "operating"
     OFFERING = "offering"
     OFFERED = "offered"
     BEGINNING = "beginning"
@@ -48,6 +49,8 @@ NEXT: Mapping[tuple[State, Side, Kind], State] = {
     (State.CREATING, _S, Kind.CREATED): State.READY,
     (State.READY, _C, Kind.STATUS_QUERY): State.ASKING,
     (State.ASKING, _S, Kind.STATUS): State.READY,
+    (State.READY, _C, Kind.OPERATE): State.OPERATING,
+    (State.OPERATING, _S, Kind.OPERATED): State.READY,
     (State.READY, _C, Kind.OFFER): State.OFFERING,
     (State.OFFERED, _C, Kind.OFFER): State.OFFERING,
     (State.OFFERING, _S, Kind.STATE): State.OFFERED,

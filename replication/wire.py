@@ -34,7 +34,7 @@ from .endpoint import (
 from .errors import RemoteProtocolError
 from .frames import Frame, FrameReader, Kind, Unpacker, pack
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Raised by every change that an older node cannot ignore."""
 
 DIGEST_BYTES: Final = 32
@@ -93,6 +93,20 @@ class StatusQuery(msgspec.Struct, frozen=True):
 
 class PeerStatus(msgspec.Struct, frozen=True):
     status: GroupStatus
+
+
+class Operate(msgspec.Struct, frozen=True):
+    """Do what I ask about a group; the two sites know the operations and their bodies."""
+
+    group: Id
+    operation: Label
+    body: Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
+
+
+class Operated(msgspec.Struct, frozen=True):
+    """It is done, durably, and this came of it."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -172,6 +186,8 @@ Message = (
     | Created
     | StatusQuery
     | PeerStatus
+    | Operate
+    | Operated
     | Offer
     | State
     | Begin
@@ -193,6 +209,8 @@ _TYPES: Final[Mapping[Kind, type[Message]]] = {
     Kind.CREATED: Created,
     Kind.STATUS_QUERY: StatusQuery,
     Kind.STATUS: PeerStatus,
+    Kind.OPERATE: Operate,
+    Kind.OPERATED: Operated,
     Kind.OFFER: Offer,
     Kind.STATE: State,
     Kind.BEGIN: Begin,

@@ -60,6 +60,9 @@ class Receiver:
     def create_replication(self, spec: GroupSpec) -> None:
         raise AssertionError("a sender does not ask this")
 
+    def operate(self, group: str, operation: str, body: bytes) -> bytes:
+        raise AssertionError("a sender does not ask this")
+
     def group_term(self, group_uuid: str) -> int:
         return 1
 

@@ -250,6 +250,11 @@ class Node:
             raise Refused("volume taken exists", hint="choose another name")
         self.created.append(spec)
 
+    def operate(self, group: str, operation: str, body: bytes) -> bytes:
+        if operation != "reverse":
+            raise Refused(f"no operation {operation}", hint="another one")
+        return group.encode() + body[::-1]
+
     def group_term(self, group_uuid: str) -> int:
         if group_uuid != GROUP:
             raise Refused("no such group")

@@ -50,6 +50,7 @@ def play(events: list[tuple[Side, Kind]]) -> State:
         ([*GREETING, (C, Kind.PAIR), (S, Kind.PAIRED)], State.READY),
         ([*GREETING, (C, Kind.CREATE), (S, Kind.CREATED), *TRANSFER[2:]], State.OFFERED),
         ([*GREETING, (C, Kind.STATUS_QUERY), (S, Kind.STATUS)], State.READY),
+        ([*GREETING, (C, Kind.OPERATE), (S, Kind.OPERATED)], State.READY),
         ([*TRANSFER[:8], (S, Kind.PING), (C, Kind.PING)], State.TRANSFER),
         ([*TRANSFER[:8], (S, Kind.REFUSAL)], State.CLOSED),
         ([(C, Kind.HELLO), (S, Kind.REFUSAL)], State.CLOSED),

@@ -13,7 +13,7 @@ import pytest
 
 from nasfs.errors import Failed
 from replication import receiver, sender
-from replication.client import create_replication, peer_status
+from replication.client import create_replication, operate, peer_status
 from replication.connection import Connection
 from replication.endpoint import (
     Amount,
@@ -642,3 +642,11 @@ def test_a_delta_of_another_size_than_announced_is_not_published(pair: Pair) -> 
     error = error_of(lambda: replicate(history, pair.connect, GROUP, 1))
     assert isinstance(error, DigestMismatch)
     assert pair.b.replica.snapshots() == []
+
+
+def test_an_operation_is_asked_and_answered(pair: Pair) -> None:
+    with pair.connect() as connection:
+        assert operate(connection, "g", "reverse", b"abc") == b"gcba"
+        error = error_of(lambda: operate(connection, "g", "turn", b""))
+    assert isinstance(error, RefusedByPeer)
+    assert (error.reason, error.hint) == ("no operation turn", "another one")

@@ -28,7 +28,18 @@ from replication.errors import (
 )
 from replication.session import Side
 from replication.transport import Credentials, accept, connect, parse_address
-from replication.wire import Begin, Codec, Hello, Message, Offer, Refusal, Resume, State, encode
+from replication.wire import (
+    PROTOCOL,
+    Begin,
+    Codec,
+    Hello,
+    Message,
+    Offer,
+    Refusal,
+    Resume,
+    State,
+    encode,
+)
 from tests.replication_world import GROUP, Node, Pair, error_of, snapshot
 
 
@@ -160,7 +171,7 @@ def test_a_certificate_that_the_pinned_one_signed_is_not_the_pinned_one(
 # versions
 
 
-@pytest.mark.parametrize("theirs", [0, 2, 1000])
+@pytest.mark.parametrize("theirs", [0, PROTOCOL - 1, PROTOCOL + 1, 1000])
 def test_another_version_is_told_on_both_ends(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, theirs: int
 ) -> None:
@@ -169,10 +180,10 @@ def test_another_version_is_told_on_both_ends(
     with Connection(stream, Side.CLIENT) as connection:
         error = error_of(lambda: connection.greet(Hello(theirs, identity.uuid, "a", "9.9")))
     assert isinstance(error, VersionMismatch)
-    assert (error.ours, error.theirs) == (theirs, 1)
+    assert (error.ours, error.theirs) == (theirs, PROTOCOL)
     error_there = pair.b.outcome()
     assert isinstance(error_there, VersionMismatch)
-    assert (error_there.ours, error_there.theirs) == (1, theirs)
+    assert (error_there.ours, error_there.theirs) == (PROTOCOL, theirs)
     assert "same release" in error_there.hint
 
 

@@ -22,9 +22,8 @@ def failover(
     as_json: Json = False,
 ) -> None:
     """Make this node the primary of a group.  Given again, it goes on where it was stopped."""
+    from nasfs.node.client import group_url
     from nasfs.node.messages import FailoverRequest, PlanView
-
-    from .client import group_url
 
     body = FailoverRequest(force, lose_unreplicated, dry_run)
     plan = client().post(f"{group_url(group)}/failover", PlanView, body)
@@ -40,9 +39,8 @@ def failover(
 
 def readiness(group: str, as_json: Json = False) -> None:
     """Would a failover to this node work now, and what would it lose; exit 1 if it would not."""
+    from nasfs.node.client import group_url
     from nasfs.node.messages import ReadinessView
-
-    from .client import group_url
 
     view = client().get(f"{group_url(group)}/readiness", ReadinessView)
     if as_json:

@@ -30,9 +30,8 @@ def create(group: str, volumes: Volumes) -> None:
 @app.command()
 def add(group: str, volumes: Volumes) -> None:
     """Put more volumes into a group that is not replicated."""
+    from nasfs.node.client import group_url
     from nasfs.node.messages import GroupMembers, GroupView
-
-    from .client import group_url
 
     client().post(f"{group_url(group)}/add", GroupView, GroupMembers(_members(volumes)))
 
@@ -40,9 +39,8 @@ def add(group: str, volumes: Volumes) -> None:
 @app.command()
 def remove(group: str, volumes: Volumes) -> None:
     """Take volumes out of a group that is not replicated."""
+    from nasfs.node.client import group_url
     from nasfs.node.messages import GroupMembers, GroupView
-
-    from .client import group_url
 
     client().post(f"{group_url(group)}/remove", GroupView, GroupMembers(_members(volumes)))
 
@@ -65,9 +63,8 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def show(group: str, as_json: Json = False) -> None:
     """One group, its role and term."""
+    from nasfs.node.client import group_url
     from nasfs.node.messages import GroupView
-
-    from .client import group_url
 
     view = client().get(group_url(group), GroupView)
     if as_json:
@@ -90,6 +87,6 @@ def show(group: str, as_json: Json = False) -> None:
 @app.command()
 def destroy(group: str) -> None:
     """Forget a group that is not replicated; its volumes and their snapshots stay."""
-    from .client import group_url
+    from nasfs.node.client import group_url
 
     client().post(f"{group_url(group)}/destroy", type(None))

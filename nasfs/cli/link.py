@@ -45,10 +45,9 @@ def set_(
     ] = None,
 ) -> None:
     """Change what is named; it counts at once, for a transfer under way, too."""
+    from nasfs.node.client import replication_url
     from nasfs.node.messages import ReplicationView
     from nasfs.node.replication_messages import ReplicationSet
-
-    from .client import replication_url
 
     body = ReplicationSet(compression, max_snapshots, priority, rate, max_lag, rpo)
     if body == ReplicationSet():
@@ -68,10 +67,9 @@ def add_window(
     ] = "UTC",
 ) -> None:
     """Send only in this window and the other ones of the group."""
+    from nasfs.node.client import replication_url
     from nasfs.node.messages import ReplicationView
     from nasfs.node.replication_messages import WindowAdd
-
-    from .client import replication_url
 
     window = make_window(days, start, stop, rate, zone)
     client().post(f"{replication_url(group)}/windows", ReplicationView, WindowAdd(str(window)))
@@ -80,9 +78,8 @@ def add_window(
 @windows.command("list")
 def list_windows(group: str, as_json: Json = False) -> None:
     """The windows of a group; none: it may send always."""
+    from nasfs.node.client import replication_url
     from nasfs.node.replication_messages import WindowView
-
-    from .client import replication_url
 
     views = client().get(f"{replication_url(group)}/windows", list[WindowView])
     if as_json:
@@ -108,10 +105,9 @@ def remove_window(
     everyone: Annotated[bool, typer.Option("--all", help="All windows of the group.")] = False,
 ) -> None:
     """Take a window away; without any, the group may send always."""
+    from nasfs.node.client import replication_url
     from nasfs.node.messages import ReplicationView
     from nasfs.node.replication_messages import WindowRemove
-
-    from .client import replication_url
 
     if everyone == bool(number) or number < 0:
         raise ConfigError("which window?", hint="a number of `window list`, or --all")
@@ -154,9 +150,8 @@ def history(
     as_json: Json = False,
 ) -> None:
     """The latest transfers of a group, newest first."""
+    from nasfs.node.client import replication_url
     from nasfs.node.replication_messages import PastView
-
-    from .client import replication_url
 
     views = client().get(f"{replication_url(group)}/history", list[PastView], limit=str(limit))
     if as_json:
@@ -174,9 +169,8 @@ def history(
 
 def explain(group: str, as_json: Json = False) -> None:
     """Why the partner is not up to date: every reason, and what to do about it."""
+    from nasfs.node.client import replication_url
     from nasfs.node.replication_messages import ReasonView
-
-    from .client import replication_url
 
     views = client().get(f"{replication_url(group)}/reasons", list[ReasonView])
     if as_json:

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from nasfs.errors import Refused
+from nasfs.node.client import ApiError, Client, replication_url
 from nasfs.node.messages import ErrorView, ReplicationView
 from nasfs.node.words import render_size
-
-from .client import ApiError, Client, replication_url
 
 POLL_S = 0.2
 LINE_S = 5.0

@@ -74,9 +74,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Replicate what is waiting now."""
+    from nasfs.node.client import replication_url
     from nasfs.node.messages import DeltaView, ReplicationView
-
-    from .client import replication_url
 
     if dry_run:
         deltas = client().get(f"{replication_url(group)}/delta", list[DeltaView])
@@ -131,9 +130,8 @@ def _state(view: ReplicationView) -> str:
 @app.command()
 def show(group: str, as_json: Json = False) -> None:
     """How a group's replication stands."""
+    from nasfs.node.client import replication_url
     from nasfs.node.messages import ReplicationView
-
-    from .client import replication_url
 
     view = client().get(replication_url(group), ReplicationView)
     if as_json:
@@ -172,9 +170,8 @@ def _lag(view: ReplicationView) -> str:
 
 
 def _change(group: str, action: str) -> None:
+    from nasfs.node.client import replication_url
     from nasfs.node.messages import ReplicationView
-
-    from .client import replication_url
 
     client().post(f"{replication_url(group)}/{action}", ReplicationView)
 
@@ -206,7 +203,7 @@ def join(group: str) -> None:
 @app.command()
 def delete(group: str) -> None:
     """Stop replicating; the partner's copies stay as they are."""
-    from .client import replication_url
+    from nasfs.node.client import replication_url
 
     client().post(f"{replication_url(group)}/delete", type(None))
 

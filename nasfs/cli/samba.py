@@ -31,10 +31,9 @@ def samba(
     as_json: Json = False,
 ) -> None:
     """Print the lines of smb.conf that show its snapshots as Previous Versions."""
+    from nasfs.node.client import volume_url
     from nasfs.node.messages import VolumeView
     from sharecfg.samba import PreviousVersions, render_previous_versions
-
-    from .client import volume_url
 
     volume = parse_volume(name)
     mountpoint = client().get(volume_url(volume.pool, volume.volume), VolumeView).mountpoint

@@ -12,7 +12,7 @@ import typer
 from nasfs.node.places import Places
 
 if TYPE_CHECKING:
-    from .client import Client
+    from nasfs.node.client import Client
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, do nothing.")]
@@ -39,7 +39,7 @@ def places() -> Places:
 
 
 def client() -> Client:
-    from .client import Client
+    from nasfs.node.client import Client
 
     return Client(places())
 

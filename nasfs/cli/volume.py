@@ -30,7 +30,7 @@ Volume = Annotated[str, typer.Argument(metavar="POOL/VOLUME")]
 
 
 def _url(text: str) -> str:
-    from .client import volume_url
+    from nasfs.node.client import volume_url
 
     name = parse_volume(text)
     return volume_url(name.pool, name.volume)

@@ -25,6 +25,7 @@ from . import (
     inventory,
     links,
     pairing,
+    partner_daemon,
     receptions,
     replication_views,
     replications,
@@ -43,6 +44,7 @@ from .messages import (
     Nothing,
     PairJoin,
     PairRemove,
+    PartnerQuestion,
     PoolCreate,
     ReplicationCreate,
     ScheduleCreate,
@@ -71,7 +73,8 @@ from .words import VolumeName, check_name
 
 log = logging.getLogger(__name__)
 
-BODY_MAX = 1 << 20
+BODY_MAX = 2 << 20
+"""Bytes; a question of the partner has up to 1 MiB, in base64."""
 STATUS = {1: 409, 2: 400, 3: 403, 4: 503}
 """HTTP status for each exit code."""
 
@@ -292,6 +295,7 @@ ROUTES = (
     Route("POST", "/v1/replications/{group}/pause", Nothing, replications.pause),
     Route("POST", "/v1/replications/{group}/resume", Nothing, replications.resume),
     Route("POST", "/v1/replications/{group}/delete", Nothing, replications.delete),
+    Route("POST", "/v1/partner/{group}/{operation}", PartnerQuestion, partner_daemon.answer),
     *(Route(one.method, one.path, one.body, _plain(one.does, *one.names)) for one in SHARES),
 )
 

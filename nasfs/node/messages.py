@@ -349,6 +349,16 @@ class PairRemove(Request, frozen=True):
     force: bool = False
 
 
+class PartnerQuestion(Request, frozen=True):
+    """What the partner asks: the body of an operation, as the operation defines it."""
+
+    body: bytes
+
+
+class PartnerAnswer(msgspec.Struct, frozen=True):
+    body: bytes
+
+
 class NodeView(msgspec.Struct, frozen=True):
     name: str
     uuid: str

@@ -25,6 +25,7 @@ from replication.pair import Invitation as PairInvitation
 from replication.pair import check_secret
 from replication.roles import check_term
 
+from . import partner
 from .context import Node
 from .engine import reclaim_all
 from .pairing import identity
@@ -144,6 +145,9 @@ class NodeSite:
             keep_most=kept.keeps if kept else 0,
             keep_least=kept.keep_least if kept else 0,
         )
+
+    def operate(self, group: str, operation: str, body: bytes) -> bytes:
+        return partner.answer(self._node, self._group(group), operation, body)
 
     def _group(self, group_uuid: str) -> Group:
         group = self._node.state.find_group(group_uuid)

@@ -56,6 +56,10 @@ class VolumeInfo:
     """Snap groups of which its snapshot is sealed and not offered yet."""
     lists_snapshots: bool = False
     """Whether a mount lists `.snapshots` in its root, unless it is told otherwise."""
+    ancestors: tuple[Snapshot, ...] = ()
+    """The snapshots from which the live view descends: no rollback left them aside."""
+    next_inode: int = 0
+    """No inode number from this one on was ever given."""
 
 
 def create_pool(directory: Path) -> Pool:
@@ -214,6 +218,8 @@ def volume_info(path: Path) -> VolumeInfo:
             unreserved=volume.unreserved,
             pending=tuple(volume.pending()),
             lists_snapshots=volume.lists_snapshots,
+            ancestors=tuple(volume.ancestors()),
+            next_inode=volume.next_inode,
         )
 
 

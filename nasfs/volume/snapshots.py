@@ -61,6 +61,12 @@ class Snapshots(Files):
             self._store.load_snapshots()
         return list(self._store.sealed.values())
 
+    def ancestors(self) -> list[Snapshot]:
+        """Those from which the live view descends, oldest first: no rollback left them aside."""
+        if not self._store.writable:
+            self._store.load_snapshots()
+        return self._store.ancestors()
+
     def own_blocks(self) -> dict[int, int]:
         """By epoch, how many blocks a snapshot alone sees: what destroying just it gives back."""
         if self._store.writable:

@@ -192,6 +192,17 @@ class Store:
                 self.kept.lose()
             self.load_snapshots()
 
+    def ancestors(self) -> list[Snapshot]:
+        """The sealed ones from which the live view descends: no rollback left them aside."""
+        rollbacks = self.db.execute("SELECT epoch, target FROM rollback").fetchall()
+        current = self.db.execute("SELECT epoch FROM volume").fetchone()[0]
+        aside = _left_aside(current, rollbacks)
+        return [
+            snapshot
+            for snapshot in self.sealed.values()
+            if not any(target < snapshot.epoch < end for target, end in aside)
+        ]
+
     def setting(self, name: str) -> str:
         """What was set, as of the last commit; empty if nothing was."""
         row = self.db.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()

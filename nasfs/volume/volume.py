@@ -369,6 +369,20 @@ class Volume(Snapshots):
 
     # inode numbers, and what is given back
 
+    @property
+    def next_inode(self) -> int:
+        """No inode number from this one on was ever given, not even to what a crash has lost."""
+        return int(self._store.db.execute("SELECT reserved_ino FROM volume").fetchone()[0])
+
+    def advance_inode_numbers(self, number: int) -> None:
+        """No number below this one is given from now on; durable on return."""
+        self._begin()
+        counters = self._store.counters
+        if number > counters.next_ino:
+            counters.next_ino = counters.reserved_ino = number
+            self._store.reserve_inos()
+        self.commit()
+
     def skip_inode_numbers(self, count: int = 1 << 32) -> None:
         """What a lost active site allocated can never alias a new file; durable on return."""
         self._begin()

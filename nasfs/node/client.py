@@ -11,9 +11,10 @@ import httpx
 import msgspec
 
 from nasfs.errors import Failed, NasError, Unreachable
-from nasfs.node.messages import ErrorView, Request
-from nasfs.node.places import Places
-from nasfs.node.sockets import short_path
+
+from .messages import ErrorView, Request
+from .places import Places
+from .sockets import short_path
 
 T = TypeVar("T")
 
@@ -159,3 +160,7 @@ def group_url(group: str) -> str:
 
 def replication_url(group: str) -> str:
     return f"/v1/replications/{quote(group, safe='')}"
+
+
+def partner_url(group_uuid: str, operation: str) -> str:
+    return f"/v1/partner/{quote(group_uuid, safe='')}/{quote(operation, safe='')}"

@@ -1,0 +1,37 @@
+"""The daemon's answers to the partner's questions about a group (`partner` tells how they come)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from nasfs.errors import Refused
+
+from .messages import PartnerAnswer, PartnerQuestion
+from .records import Group
+from .services import Services
+
+Daemon = Callable[[Services, Group, bytes], Awaitable[bytes]]
+
+DAEMON: Mapping[str, Daemon] = {}
+"""By operation."""
+
+
+async def answer(
+    services: Services, question: PartnerQuestion, params: Mapping[str, str]
+) -> PartnerAnswer:
+    """What the process of a connection handed on.
+
+    Raises:
+        Refused: there is no such group or operation, or it refuses.
+        NasError: it failed.
+    """
+    group = services.node.state.find_group(params["group"])
+    if group is None:
+        raise Refused("the partner does not know that group")
+    handler = DAEMON.get(params["operation"])
+    if handler is None:
+        raise Refused(
+            f"the partner knows no operation {params['operation']}",
+            hint="install the same release of nasfs on both nodes",
+        )
+    return PartnerAnswer(await handler(services, group, question.body))
