@@ -51,6 +51,7 @@ PURE = [
     "sharecfg/merge.py",
     "sharecfg/merge_accounts.py",
     "sharecfg/model.py",
+    "sharecfg/payload.py",
     "sharecfg/placed.py",
     "sharecfg/samba.py",
     "sharecfg/smbconf.py",

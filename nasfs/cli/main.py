@@ -25,6 +25,7 @@ from . import (
     schedule,
     share,
     snapshot,
+    staged,
     status,
     volume,
 )
@@ -74,6 +75,7 @@ app.add_typer(schedule.app, name="schedule")
 app.add_typer(group.app, name="group")
 app.add_typer(pair.app, name="pair")
 app.add_typer(replication.app, name="replication")
+share.app.command("staged")(staged.staged)
 app.add_typer(share.app, name="share")
 app.command("mount")(mount.mount)
 app.command("unmount")(mount.unmount)
