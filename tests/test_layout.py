@@ -48,6 +48,7 @@ PURE = [
     "sharecfg/document.py",
     "sharecfg/exports.py",
     "sharecfg/ganesha.py",
+    "sharecfg/identities.py",
     "sharecfg/merge.py",
     "sharecfg/merge_accounts.py",
     "sharecfg/model.py",
