@@ -17,6 +17,7 @@ from . import (
     explain,
     failover,
     group,
+    identity,
     mount,
     node,
     pair,
@@ -25,6 +26,7 @@ from . import (
     schedule,
     share,
     snapshot,
+    staged,
     status,
     volume,
 )
@@ -74,7 +76,9 @@ app.add_typer(schedule.app, name="schedule")
 app.add_typer(group.app, name="group")
 app.add_typer(pair.app, name="pair")
 app.add_typer(replication.app, name="replication")
+share.app.command("staged")(staged.staged)
 app.add_typer(share.app, name="share")
+app.add_typer(identity.app, name="identity")
 app.command("mount")(mount.mount)
 app.command("unmount")(mount.unmount)
 app.command("failover")(failover.failover)

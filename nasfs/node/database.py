@@ -116,6 +116,18 @@ CREATE INDEX transfer_history_grp ON transfer_history (grp, number);
     """
 CREATE TABLE share (key TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 """,
+    # 4 to 5: shares on their way to the partner, merges in force, who owns a snapshot's files
+    """
+CREATE TABLE share_travel (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    digest TEXT NOT NULL, time_ns INTEGER NOT NULL, problem TEXT NOT NULL) STRICT;
+CREATE TABLE merge (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    body TEXT NOT NULL) STRICT;
+CREATE TABLE identity_count (
+    volume TEXT PRIMARY KEY REFERENCES volume ON DELETE CASCADE, guid TEXT NOT NULL,
+    body TEXT NOT NULL) STRICT;
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 
