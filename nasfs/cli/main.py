@@ -14,6 +14,7 @@ from nasfs.errors import NasError
 from nasfs.node.places import ROOT_VARIABLE, Places
 
 from . import (
+    drill,
     failover,
     group,
     mount,
@@ -74,6 +75,7 @@ app.add_typer(group.app, name="group")
 app.add_typer(pair.app, name="pair")
 app.add_typer(replication.app, name="replication")
 app.add_typer(share.app, name="share")
+app.add_typer(drill.app, name="test-failover")
 app.command("mount")(mount.mount)
 app.command("unmount")(mount.unmount)
 app.command("failover")(failover.failover)

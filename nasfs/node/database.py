@@ -116,6 +116,13 @@ CREATE INDEX transfer_history_grp ON transfer_history (grp, number);
     """
 CREATE TABLE share (key TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 """,
+    # 4 to 5: test failovers
+    """
+CREATE TABLE drill (id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+CREATE TABLE drill_report (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, grp TEXT NOT NULL, body TEXT NOT NULL) STRICT;
+CREATE INDEX drill_report_grp ON drill_report (grp, number);
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 
