@@ -15,6 +15,7 @@ from nasfs.node.places import ROOT_VARIABLE, Places
 
 from . import (
     drill,
+    explain,
     failover,
     group,
     mount,
@@ -82,6 +83,7 @@ app.command("failover")(failover.failover)
 app.command("readiness")(failover.readiness)
 app.command("status")(status.status)
 app.command("events")(status.events)
+app.command("explain")(explain.explain)
 
 
 def run() -> None:
