@@ -34,6 +34,7 @@ from . import (
     status,
     versions,
 )
+from .drill_routes import DRILLS
 from .lines import LinesResponse
 from .messages import (
     DiffCounts,
@@ -297,6 +298,7 @@ ROUTES = (
     Route("POST", "/v1/replications/{group}/delete", Nothing, replications.delete),
     Route("POST", "/v1/partner/{group}/{operation}", PartnerQuestion, partner_daemon.answer),
     *(Route(one.method, one.path, one.body, _plain(one.does, *one.names)) for one in SHARES),
+    *(Route(one.method, one.path, one.body, one.handler) for one in DRILLS),
 )
 
 

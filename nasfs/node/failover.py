@@ -20,6 +20,7 @@ from replication.errors import PeerFailed, RefusedByPeer
 from replication.roles import Action, GroupView, Plan, Role, Step, VolumeView, plan_failover
 
 from .context import MountPhase, Node
+from .drills import stop_if_any
 from .engine import info
 from .inventory import mount_state
 from .messages import FailoverRequest, PlanView, ReadinessView, StepView, when
@@ -54,6 +55,7 @@ async def fail_over(services: Services, name: str, request: FailoverRequest) -> 
             plan, done = await services.run(_plan, group, request), 0
         if request.dry_run:
             return _view(plan, done)
+        await services.run(stop_if_any, group.uuid, "a failover")
         if journal is None:
             await services.run(_begin, group, plan)
         for number, step in enumerate(plan.steps[done:], start=done):

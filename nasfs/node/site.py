@@ -238,20 +238,22 @@ class _NodeSink:
         try:
             if snapshots:
                 surplus = snapshots[: -self._keep] if self._keep else []
-                _keep_newest(self._node.volume_path(self._row), [ref.guid for ref in surplus])
+                _keep_newest(self._node, self._row, [ref.guid for ref in surplus])
         finally:
             withdraw(self._node.places, self._row.uuid)
 
 
-def _keep_newest(path: Path, surplus: list[str]) -> None:
+def _keep_newest(node: Node, row: VolumeRow, surplus: list[str]) -> None:
     """Hold the newest snapshot of a passive volume; destroy the surplus, but what is held."""
-    with open_volume(path) as volume:
+    with open_volume(node.volume_path(row)) as volume:
         newest = list(volume.snapshots())[-1]
         for guid, holds in volume.all_holds().items():
             if guid != newest.guid and any(hold.owner == HOLDER for hold in holds):
                 volume.release_hold_nowait(volume.snapshot(guid).name, HOLDER)
         volume.hold(newest.name, HOLDER, "the newest that has arrived: the next delta begins there")
-        for guid in surplus:
-            with contextlib.suppress(NasError):  # held: it stays until it is released
-                volume.destroy_snapshot(volume.snapshot(guid).name)
+        with node.state.change():  # no test failover begins on what is just going
+            node.drills.settle(volume)
+            for guid in surplus:
+                with contextlib.suppress(NasError):  # held: it stays until it is released
+                    volume.destroy_snapshot(volume.snapshot(guid).name)
         reclaim_all(volume)
