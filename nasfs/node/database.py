@@ -116,6 +116,11 @@ CREATE INDEX transfer_history_grp ON transfer_history (grp, number);
     """
 CREATE TABLE share (key TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 """,
+    # 4 to 5: which of the two nodes is a group's original primary
+    """
+ALTER TABLE consistency_group ADD COLUMN home INTEGER NOT NULL DEFAULT 1 CHECK (home IN (0, 1));
+UPDATE consistency_group SET home = 0 WHERE role IN ('passive', 'failed-over');
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 
