@@ -14,6 +14,7 @@ from nasfs.errors import NasError
 from nasfs.node.places import ROOT_VARIABLE, Places
 
 from . import (
+    explain,
     failover,
     group,
     mount,
@@ -82,6 +83,7 @@ app.command("failback")(failover.failback)
 app.command("readiness")(failover.readiness)
 app.command("status")(status.status)
 app.command("events")(status.events)
+app.command("explain")(explain.explain)
 
 
 def run() -> None:

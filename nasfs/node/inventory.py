@@ -311,7 +311,7 @@ def destroy_volume(node: Node, name: VolumeName, *, lose_data: bool) -> None:
     _check_unused(node, row, "destroyed")
     if shares := node.shares.of_volume(row.uuid):
         names = ", ".join(share.name for share in shares)
-        raise Refused(f"volume {name} is shared as {names}", hint="nasfs share delete NAME")
+        raise Refused(f"volume {name} is shared as {names}", hint="nasfs share remove NAME")
     if not lose_data:
         raise Refused(
             f"destroying {name} loses its files and all its snapshots",

@@ -89,8 +89,12 @@ class Media(Protocol):
 
     def names(self, directory: Path) -> list[str]: ...
 
-    def sync_files(self, paths: Sequence[Path]) -> None:
-        """Data, sizes and directory entries of these files are on stable storage on return."""
+    def sync_files(self, paths: Sequence[Path], directories: Sequence[Path]) -> None:
+        """Data and sizes of files, and the names in directories, are on stable storage on return.
+
+        A file whose name was not synced before is there after a power cut only if its directory
+        is among them.
+        """
         ...
 
     def sync(self, fd: int) -> None:
@@ -263,13 +267,13 @@ class HostMedia:
         with _translated(str(directory)):
             return os.listdir(directory)
 
-    def sync_files(self, paths: Sequence[Path]) -> None:
+    def sync_files(self, paths: Sequence[Path], directories: Sequence[Path]) -> None:
         if len(paths) >= self.MANY:
             self.sync_filesystem(paths[0].parent)
             return
         for path in paths:
             self._sync_file(path)
-        for directory in sorted({path.parent for path in paths}):
+        for directory in directories:
             self.sync_directory(directory)
 
     def sync(self, fd: int) -> None:

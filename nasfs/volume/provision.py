@@ -148,7 +148,7 @@ class Reservation:
             free = self._free()
             try:
                 self._grow(needed)
-                self._media.sync_files([self._path])
+                self._media.sync_files([self._path], [self._path.parent])
                 self._unsynced = False
             except MediaError as exc:
                 raise self._explained(exc, needed - self._held, free) from exc
@@ -195,7 +195,7 @@ class Reservation:
             elif self._held + slack < least:
                 self._take_back(least, search=exactly)
             if wait and self._unsynced:
-                self._media.sync_files([self._path])
+                self._media.sync_files([self._path], [self._path.parent])
                 self._unsynced = False
 
     def give_way(self, count: int) -> bool:
@@ -379,8 +379,8 @@ class ReservedMedia:
     def names(self, directory: Path) -> list[str]:
         return self._media.names(directory)
 
-    def sync_files(self, paths: Sequence[Path]) -> None:
-        self._media.sync_files(paths)
+    def sync_files(self, paths: Sequence[Path], directories: Sequence[Path]) -> None:
+        self._media.sync_files(paths, directories)
 
     def sync(self, fd: int) -> None:
         self._media.sync(fd)
