@@ -48,6 +48,7 @@ from .messages import (
     PartnerQuestion,
     PoolCreate,
     ReplicationCreate,
+    RoleRequest,
     ScheduleCreate,
     ScheduleExplain,
     ScheduleName,
@@ -211,6 +212,14 @@ async def _failover(services: Services, body: FailoverRequest, params: Params) -
     return await failover.fail_over(services, params["group"], body)
 
 
+async def _failback(services: Services, body: RoleRequest, params: Params) -> object:
+    return await failover.fail_back(services, params["group"], body)
+
+
+async def _join(services: Services, body: RoleRequest, params: Params) -> object:
+    return await failover.join(services, params["group"], body)
+
+
 async def _events(services: Services, body: Nothing, params: Params) -> object:
     try:
         after, limit = int(params.get("after", "0")), int(params.get("limit", "200"))
@@ -269,6 +278,8 @@ ROUTES = (
     Route("POST", "/v1/groups/{group}/remove", GroupMembers, _remove_members),
     Route("POST", "/v1/groups/{group}/destroy", Nothing, _plain(groups.destroy_group, "group")),
     Route("POST", "/v1/groups/{group}/failover", FailoverRequest, _failover),
+    Route("POST", "/v1/groups/{group}/failback", RoleRequest, _failback),
+    Route("POST", "/v1/groups/{group}/failback-join", RoleRequest, _join),
     Route("GET", "/v1/groups/{group}/readiness", Nothing, _plain(failover.readiness, "group")),
     Route("GET", "/v1/pair", Nothing, _plain(pairing.pair_view)),
     Route("POST", "/v1/pair/invite", Nothing, _plain(pairing.invite)),
