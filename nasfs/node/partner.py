@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 
 from nasfs.errors import Failed, Refused
 
+from . import witnesses
 from .context import Node
 from .messages import PartnerAnswer, PartnerQuestion
 from .records import Group
 
 Here = Callable[[Node, Group, bytes], bytes]
 
-HERE: Mapping[str, Here] = {}
+HERE: Mapping[str, Here] = {**witnesses.ANSWERS}
 """By operation."""
 
 DAEMON_S = 280.0
