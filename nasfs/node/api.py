@@ -32,6 +32,7 @@ from . import (
     schedules,
     snapshots,
     status,
+    verifying,
     versions,
 )
 from .drill_routes import DRILLS
@@ -71,6 +72,7 @@ from .messages import (
 from .replication_messages import LinkSet, ReceptionSet, ReplicationSet, WindowAdd, WindowRemove
 from .services import Services, mount_volume, unmount_volume
 from .share_routes import SHARES
+from .verify_messages import VerifyRequest
 from .words import VolumeName, check_name
 
 log = logging.getLogger(__name__)
@@ -299,6 +301,7 @@ ROUTES = (
     ),
     Route("POST", "/v1/replications/{group}/split", Nothing, replications.split),
     Route("POST", "/v1/replications/{group}/join", Nothing, replications.join),
+    Route("POST", "/v1/replications/{group}/verify", VerifyRequest, verifying.verify),
     Route("GET", "/v1/link", Nothing, links.show_link),
     Route("PATCH", "/v1/link", LinkSet, links.set_link),
     Route("GET", "/v1/receptions/{group}", Nothing, _plain(receptions.show, "group")),
