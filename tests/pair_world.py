@@ -23,7 +23,9 @@ class Pair:
 
 
 @contextmanager
-def paired(root: Path, *, max_snapshots: int = 8) -> Iterator[Pair]:
+def paired(
+    root: Path, *, max_snapshots: int = 8, volumes: tuple[str, ...] = ("home", "mail")
+) -> Iterator[Pair]:
     """Both daemons run, until the end of the block."""
     worlds = [NodeWorld(root / name, name) for name in ("a", "b")]
     try:
@@ -32,9 +34,9 @@ def paired(root: Path, *, max_snapshots: int = 8) -> Iterator[Pair]:
             world.run("pool", "create", pool, str(world.root / "pool"))
         a, b = worlds
         a.run("pair", "join", b.run("pair", "invite").strip())
-        for volume in ("tank/home", "tank/mail"):
-            a.volume(volume)
-        a.run("group", "create", "office", "tank/home", "tank/mail")
+        for volume in volumes:
+            a.volume(f"tank/{volume}")
+        a.run("group", "create", "office", *(f"tank/{volume}" for volume in volumes))
         a.run(
             "replication", "create", "office", "--to-pool", "safe",
             "--max-snapshots", str(max_snapshots),

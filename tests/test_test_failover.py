@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nasfs.fuse.mountpoint import find_mount, process_of, watch
+from nasfs.node import drill_clone, drill_samba, drills
 from nasfs.node.context import Node
+from nasfs.node.drill_files import probe_files
+from nasfs.node.drill_keeper import clear_leftovers
+from nasfs.node.drill_messages import DrillStart
+from nasfs.node.drill_table import HOLDER, Drills, Phase, Probe
 from nasfs.node.places import Places
+from nasfs.node.words import VolumeName
+from nasfs.volume import Access as VolumeAccess
+from nasfs.volume import open_volume
 from sharecfg.model import Access, Nfs, NfsClient, Share, Smb
 from tests.node_world import NodeWorld, mounts_below, wait_until
 from tests.pair_world import Pair, paired
@@ -49,10 +59,12 @@ def traces(node: NodeWorld) -> list[str]:
                 continue
             if os.fsencode(state) in line:
                 found.append(line.decode(errors="replace").replace("\0", " "))
-    for view in node.json("snapshot", "list", "office"):
-        for hold in node.json("snapshot", "show", view["name"])["holds"]:
-            if hold["owner"] != "replication":
-                found.append(f"{view['name']} held by {hold['owner']}")
+    with Node.open(Places(node.root)) as opened:
+        found += [f"row {drill.id}: {drill.phase}" for drill in opened.drills.all()]
+        for row in opened.state.volumes():
+            with open_volume(opened.volume_path(row), VolumeAccess.READ_ONLY) as volume:
+                for guid, holds in volume.all_holds().items():
+                    found += [f"{guid} held by {h.owner}" for h in holds if h.owner == HOLDER]
     return found
 
 
@@ -105,6 +117,13 @@ def test_clones_are_writable_and_go_without_trace(pair: Pair) -> None:
     assert (clone / "own").read_text() == "mine alone"
     assert b.json("test-failover", "show", "office")["state"] == "running"
 
+    (clone / "own").chmod(0o644)  # the probes see what is not as it should be
+    results = {probe.what: probe.result for probe in probes_of(b, "safe/home")}
+    assert results == {"list": "ok", "read": "ok", "write": "ok", "rights": "failed"}
+    subprocess.run(["mount", "-o", "remount,ro", str(clone)], check=True)
+    (broken,) = (probe for probe in probes_of(b, "safe/home") if probe.what == "write")
+    assert "Read-only" in broken.detail
+
     b.run("test-failover", "stop", "office")
     assert traces(b) == []
     last = b.json("test-failover", "show", "office")
@@ -116,6 +135,14 @@ def test_clones_are_writable_and_go_without_trace(pair: Pair) -> None:
     )
     for volume in ("safe/home", "safe/mail"):
         b.run("volume", "check", volume)
+
+
+def probes_of(node: NodeWorld, volume: str) -> tuple[Probe, ...]:
+    """What the probes of a clone say now."""
+    with Node.open(Places(node.root)) as opened:
+        (drill,) = opened.drills.all()
+        (found,) = (one for one in drill.volumes if one.name == volume)
+        return probe_files(drill, found)
 
 
 def set_up_samba(node: NodeWorld) -> None:
@@ -256,7 +283,9 @@ def test_the_daemon_and_mount_processes_are_killed(pair: Pair) -> None:
     wait_until(
         lambda: b.json("test-failover", "show", "office")["state"] == "broken", "it is noticed"
     )
-    assert "is gone" in b.json("test-failover", "show", "office")["problems"][0]
+    (problem,) = b.json("test-failover", "show", "office")["problems"]
+    assert "is gone" in problem
+    assert "failed" in {probe.result for probe in probes_of(b, problem.split()[-3])}
     b.run("test-failover", "stop", "office")
     assert traces(b) == []
 
@@ -281,3 +310,106 @@ def mount_process(mountpoint: Path) -> int:
     assert connection is not None
     with connection:
         return process_of(connection)
+
+
+def test_holds_wait_for_a_receiver(pair: Pair) -> None:
+    b = pair.b
+    pair.replicate("one")
+
+    def holders() -> list[str]:
+        return [hold["owner"] for hold in b.json("snapshot", "show", "safe/home@one")["holds"]]
+
+    with Node.open(Places(b.root)) as node:
+        path = node.volume_path(node.state.volume(VolumeName("safe", "home")))
+    with open_volume(path):  # as a receiver does for as long as something comes
+        b.run("test-failover", "start", "office")
+        assert HOLDER not in holders()
+        assert "test failover" in b.fails(3, "snapshot", "destroy", "safe/home@one")
+    for name in ("two", "three", "four"):
+        pair.replicate(name)
+    assert holders() == [HOLDER]  # by the receiver: it destroys what is surplus, but this
+    with open_volume(path):
+        b.run("test-failover", "stop", "office")
+        b.fails(1, "test-failover", "stop", "office")
+        assert holders() == [HOLDER]
+        b.fails(1, "test-failover", "start", "office", "--snapshot", "two")
+        b.run("test-failover", "start", "office", "--snapshot", "one")
+        b.run("test-failover", "stop", "office")
+    wait_until(lambda: traces(b) == [], "the hold is released")
+
+
+SEAMS: tuple[tuple[Any, str], ...] = (
+    (Drills, "save"), (Drills, "report"), (Drills, "forget"), (Drills, "settle"),
+    (drills, "mount_snapshot"), (drills, "mount_clone"), (drills, "start_smbd"),
+    (drills, "probe_files"), (drills, "probe_shares"), (drill_samba, "_copy_database"),
+    (drill_samba, "_wait_until_answers"), (drill_clone, "end_processes"), (drill_clone, "umount"),
+    (shutil, "rmtree"), (subprocess.Popen, "__init__"),
+)  # fmt: skip
+"""Before each call of one of these a test is killed."""
+
+
+def asks(*args: Any) -> bool:
+    """Whether it is the start of a tool that changes nothing."""
+    words = args[1] if isinstance(args[0], subprocess.Popen) else ()
+    return bool(words) and words[0] in ("testparm", "pdbedit", "setpriv", "smbclient")
+
+
+def run_and_kill(root: Path, at: int) -> bool:
+    """A test failover and its end, in a process that gets SIGKILL at call number *at*.
+
+    Returns:
+        Whether it was killed; False: it came to its end before.
+    """
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1] == signal.SIGKILL
+    calls = itertools.count()
+
+    def before(real: Callable[..., Any]) -> Callable[..., Any]:
+        def seam(*args: Any, **named: Any) -> Any:
+            if not asks(*args) and next(calls) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **named)
+
+        return seam
+
+    try:
+        for of, name in SEAMS:
+            setattr(of, name, before(getattr(of, name)))
+        with Node.open(Places(root)) as node:
+            drills.start(node, "office", DrillStart())
+            drills.stop(node, "office")
+    finally:
+        os._exit(0)
+
+
+def test_killed_at_every_step(tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents):
+        directory.chmod(directory.stat().st_mode | 0o111)
+    with paired(tmp_path, volumes=("home",)) as pair:
+        b = pair.b
+        set_up_samba(b)
+        fill(pair.a.mountpoint("tank/home"))
+        pair.replicate("one")
+        with Node.open(Places(b.root)) as node:
+            uuid = node.state.volumes()[0].uuid
+            share = Share(name="docs", volume=uuid, smb=Smb(users=(USER,)))
+            node.shares.change((), (share,))
+        b.kill()
+        at, phases = 0, set[Phase]()
+        while run_and_kill(b.root, at):
+            with Node.open(Places(b.root)) as node:
+                found = node.drills.all()
+                phases |= {drill.phase for drill in found}
+                if at % 2 and node.drills.of_group(node.state.group("office").uuid):
+                    drills.stop(node, "office")  # as a person does
+                else:
+                    clear_leftovers(node)  # as the daemon does
+                    for drill in node.drills.all():
+                        assert drills.settle(node, drill)
+                        node.drills.forget(drill)
+            assert traces(b) == [], at
+            at += 1
+        assert phases == set(Phase)
+        assert at > 20
+        b.start()
