@@ -350,7 +350,7 @@ SEAMS: tuple[tuple[Any, str], ...] = (
 
 def asks(*args: Any) -> bool:
     """Whether it is the start of a tool that changes nothing."""
-    words = args[1] if isinstance(args[0], subprocess.Popen) else ()
+    words: Any = args[1] if isinstance(args[0], subprocess.Popen) else ()
     return bool(words) and words[0] in ("testparm", "pdbedit", "setpriv", "smbclient")
 
 
