@@ -22,7 +22,10 @@ class Attempts:
 
     running: Running | None = None
     under_way: bool = False
+    begun: int = 0
+    """Attempts so far; the latest has this number."""
     finished: int = 0
+    """The latest attempt that was not just held."""
     waits: str = ""
     """Why nothing is sent though something shall be; empty: it is, or nothing shall."""
     next_try_ns: int = 0
@@ -49,6 +52,7 @@ class Attempts:
         """An attempt begins: it sees all that was asked for until now."""
         self.asked, self.urgent = trio.Event(), trio.Event()
         self.under_way = True
+        self.begun += 1
         self.next_try_ns = 0
         self._at = (trio.current_time(), 0)
 
@@ -65,7 +69,7 @@ class Attempts:
                 if outcome.transient:
                     self.next_try_ns = time.time_ns() + int(pause * 1e9)
         if not isinstance(outcome, Held):
-            self.finished += 1
+            self.finished = self.begun
         return pause
 
     def note(self, running: Running) -> None:
