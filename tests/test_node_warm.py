@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -115,18 +114,25 @@ class Processes:
 
 
 @pytest.fixture
-def idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Node]:
+def idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Node:
     monkeypatch.setattr(
         senders, "command", lambda *words: ["/bin/sh", "-c", "while read line; do :; done"]
     )
     node = object.__new__(Node)
     node.places = Places(tmp_path)
-    yield node
+    return node
 
 
 async def is_gone(pid: int) -> None:
-    while Path(f"/proc/{pid}").exists():
-        await trio.sleep(0.01)
+    """Until that process has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 async def test_few_processes_wait_and_none_for_ever(
