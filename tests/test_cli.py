@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -263,6 +264,46 @@ def test_status_and_events(node: NodeWorld) -> None:
     last = node.json("events", "--limit", "1")
     assert (last[0]["kind"], last[0]["subject"]) == ("volume created", "tank/seen")
     assert "tank/seen" in node.run("events")
+
+
+def test_events_are_followed(node: NodeWorld) -> None:
+    words = ("--root", str(node.root), "events", "--follow", "--json", "--limit", "1")
+    with subprocess.Popen(
+        [sys.executable, "-m", "nasfs.cli.main", *words],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        assert follower.stdout
+        first = json.loads(follower.stdout.readline())
+        node.run("volume", "create", "tank/later", "--size", "1G")
+        second = json.loads(follower.stdout.readline())
+        follower.send_signal(signal.SIGINT)
+    assert second["number"] == first["number"] + 1
+    assert second["subject"] == "tank/later"
+
+
+def test_explain(node: NodeWorld) -> None:
+    node.run("volume", "create", "tank/why", "--size", "1G")
+    node.run("group", "create", "why", "tank/why")
+    node.run("schedule", "add", "why", "p", "--every", "1d", "--keep", "1")
+    scheduled = node.run("schedule", "run", "why", "p").strip()
+    node.run("snapshot", "create", "why@mine")
+    node.run("snapshot", "hold", "tank/why@mine", "--reason", "the audit")
+    everything = node.run("explain", "why")
+    assert "why: active on this node, in term 1" in everything
+    assert f"{scheduled}: stays: number 1 of the newest 1" in everything
+    assert "in group why" in node.run("explain", "tank/why")
+    member = f"tank/why@{scheduled.partition('@')[2]}"
+    assert "number 1 of" in node.run("explain", member)
+    held, policy = node.json("explain", "why@mine")
+    assert held["reason"] == "held by admin: the audit"
+    assert "snapshot release tank/why@mine --owner admin" in held["hint"]
+    assert policy == {
+        "about": "tank/why@mine", "reason": "stays: no policy made it", "hint": ""
+    }  # fmt: skip
+    for unknown in ("nix", "tank/nix", "why@nix", "tank/why@nix"):
+        node.fails(1, "explain", unknown)
 
 
 def test_bad_requests_of_the_api(node: NodeWorld) -> None:

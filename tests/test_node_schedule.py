@@ -61,7 +61,7 @@ def test_a_snapshot_each_second_of_a_group_under_a_writer(node: NodeWorld) -> No
     """Only what the policy made goes; a hold keeps, a new name does not, a like name does."""
     roots = [node.volume("tank/home"), node.volume("tank/mail", mount=True)]
     node.run("group", "create", "office", "tank/home", "tank/mail")
-    node.run("schedule", "create", "office", "near", "--every", "1s", "--keep", "3")
+    node.run("schedule", "add", "office", "near", "--every", "1s", "--keep", "3")
     wait_until(lambda: names(node, "tank/home"), "the first snapshot")
     held = names(node, "tank/home")[0]
     node.run("snapshot", "hold", f"tank/mail@{held}", "--owner", "audit", "--reason", "case 7")
@@ -103,7 +103,7 @@ def test_hooks_stand_around_the_snapshot(node: NodeWorld, tmp_path: Path) -> Non
     log = tmp_path / "log"
     ls = f'ls {root}/.snapshots/$(basename "$NASFS_SNAPSHOT" | cut -d@ -f2)'
     node.run(
-        "schedule", "create", "tank/home", "db", "--every", "1d", "--keep", "2",
+        "schedule", "add", "tank/home", "db", "--every", "1d", "--keep", "2",
         "--before", f"echo quiet > {root}/state; echo was quieted",
         "--after", f"echo busy > {root}/state; ({ls}; env | sort) >> {log}",
     )  # fmt: skip
@@ -128,7 +128,7 @@ def test_hooks_stand_around_the_snapshot(node: NodeWorld, tmp_path: Path) -> Non
 def test_a_failing_hook_fails_the_snapshot_loudly(node: NodeWorld, tmp_path: Path) -> None:
     node.volume("tank/home")
     log = tmp_path / "log"
-    create = ("schedule", "create", "tank/home")
+    create = ("schedule", "add", "tank/home")
     after = ("--after", f"echo $NASFS_RESULT $NASFS_ERROR > {log}")
     often = ("--every", "1d", "--keep", "2")
     node.run(*create, "code", *often, "--before", "echo why; exit 7", *after)
@@ -159,7 +159,7 @@ def test_nothing_is_taken_when_nothing_has_changed(node: NodeWorld) -> None:
     node.run("group", "create", "office", "tank/home", "tank/mail")
     run = ("schedule", "run", "office", "h")
     node.run(
-        "schedule", "create", "office", "h", "--every", "1h", "--keep", "9", "--unchanged", "skip"
+        "schedule", "add", "office", "h", "--every", "1h", "--keep", "9", "--unchanged", "skip"
     )
     assert node.json(*run)["result"] == "done"  # there was none before
     first = names(node, "tank/home")
@@ -181,10 +181,10 @@ def test_nothing_is_taken_when_nothing_has_changed(node: NodeWorld) -> None:
 def test_a_failing_policy_disturbs_no_other(node: NodeWorld, tmp_path: Path) -> None:
     node.volume("tank/home", mount=False)
     node.volume("tank/other")
-    node.run("schedule", "create", "tank/home", "s", "--every", "1s", "--keep", "2")
-    node.run("schedule", "create", "tank/other", "s", "--every", "1s", "--keep", "2")
+    node.run("schedule", "add", "tank/home", "s", "--every", "1s", "--keep", "2")
+    node.run("schedule", "add", "tank/other", "s", "--every", "1s", "--keep", "2")
     node.run(
-        "schedule", "create", "tank/other", "stuck", "--every", "1s", "--keep", "2",
+        "schedule", "add", "tank/other", "stuck", "--every", "1s", "--keep", "2",
         "--before", "sleep 999", "--before-timeout", "1h",
     )  # fmt: skip
     runs_ended(node, "tank/home", "s", 1)
@@ -206,7 +206,7 @@ def test_a_failing_policy_disturbs_no_other(node: NodeWorld, tmp_path: Path) -> 
 def test_mounting_and_unmounting_go_well_beside_a_policy(node: NodeWorld) -> None:
     """Who takes a snapshot of an unmounted volume owns it for that moment."""
     root = node.volume("tank/home", mount=False)
-    node.run("schedule", "create", "tank/home", "s", "--every", "1s", "--keep", "3")
+    node.run("schedule", "add", "tank/home", "s", "--every", "1s", "--keep", "3")
     for number in range(4):
         runs_ended(node, "tank/home", "s", 1)
         node.run("volume", "mount", "tank/home")
@@ -223,7 +223,7 @@ def test_a_kill_during_a_hook_is_made_good(node: NodeWorld, tmp_path: Path) -> N
     node.volume("tank/home")
     log, go = tmp_path / "log", tmp_path / "pid"
     node.run(
-        "schedule", "create", "tank/home", "s", "--every", "1s", "--keep", "5",
+        "schedule", "add", "tank/home", "s", "--every", "1s", "--keep", "5",
         "--before", f"test -e {go} || (echo $$ > {go}.new; mv {go}.new {go}; exec sleep 999)",
         "--after", f"echo $NASFS_RESULT $NASFS_SNAPSHOT >> {log}",
     )  # fmt: skip
@@ -252,8 +252,8 @@ def shift(node: NodeWorld, by_ns: int) -> None:
 def test_runs_that_were_missed_are_made_up_for_or_passed_over_by_choice(node: NodeWorld) -> None:
     node.volume("tank/home")
     for policy, more in (("up", ()), ("over", ("--missed", "skip"))):
-        node.run("schedule", "create", "tank/home", policy, "--every", "1d", "--keep", "9", *more)
-    node.run("schedule", "create", "tank/home", "rest", "--every", "1d", "--keep", "9")
+        node.run("schedule", "add", "tank/home", policy, "--every", "1d", "--keep", "9", *more)
+    node.run("schedule", "add", "tank/home", "rest", "--every", "1d", "--keep", "9")
     node.run("schedule", "pause", "tank/home", "rest")
     node.stop()
     now = time.time_ns()
@@ -278,21 +278,21 @@ def test_runs_that_were_missed_are_made_up_for_or_passed_over_by_choice(node: No
 
 def test_policies_by_command(node: NodeWorld) -> None:
     node.run("volume", "create", "tank/home", "--size", "10M")
-    create = ("schedule", "create", "tank/home")
+    create = ("schedule", "add", "tank/home")
     ok = ("--every", "15m", "--keep", "8")
     assert "every 15m; the first at " in node.run(*create, "quarter", *ok)
     node.fails(1, *create, "quarter", *ok)
-    node.fails(1, "schedule", "create", "tank/none", "q", *ok)
-    node.fails(1, "schedule", "create", "nogroup", "q", *ok)
-    node.fails(2, "schedule", "create", "tank/home@s", "q", *ok)
+    node.fails(1, "schedule", "add", "tank/none", "q", *ok)
+    node.fails(1, "schedule", "add", "nogroup", "q", *ok)
+    node.fails(2, "schedule", "add", "tank/home@s", "q", *ok)
     for bad in (
         ("q", "--every", "15m"),
         ("q", "--keep", "8"),
         ("q", "--every", "0.5s", "--keep", "8"),
         ("q", "--every", "15m", "--keep", "some"),
-        ("q", "--every", "15m", "--keep", "8", "--zone", "UTC"),
+        ("q", "--every", "15m", "--keep", "8", "--timezone", "UTC"),
         ("q", "--at", "25:00", "--keep", "8"),
-        ("q", "--at", "02:00", "--keep", "8", "--zone", "Mars/Olympus"),
+        ("q", "--at", "02:00", "--keep", "8", "--timezone", "Mars/Olympus"),
         ("q", "--at", "02:00", "--keep", "8", "--days", "someday"),
         ("q", "--every", "1m", "--thin", "1h"),
         ("q", "--every", "1m", "--keep", "8", "--before", "[not json"),
@@ -302,8 +302,8 @@ def test_policies_by_command(node: NodeWorld) -> None:
     assert [view["policy"] for view in node.json("schedule", "list")] == ["quarter"]
 
     node.run(
-        "schedule", "create", "tank/home", "month", "--at", "23:30", "--days", "last", "--keep",
-        "12", "--zone", "Europe/Berlin", "--jitter", "5m", "--before", '["echo", "a b"]',
+        "schedule", "add", "tank/home", "month", "--at", "23:30", "--days", "last", "--keep",
+        "12", "--timezone", "Europe/Berlin", "--jitter", "5m", "--before", '["echo", "a b"]',
     )  # fmt: skip
     view = show(node, "tank/home", "month")
     assert view["rhythm"] == "at 23:30 on last Europe/Berlin, up to 5m later"
@@ -333,7 +333,7 @@ def test_policies_by_command(node: NodeWorld) -> None:
 
 def test_pruning_by_command_and_the_end_of_a_policy(node: NodeWorld) -> None:
     node.run("volume", "create", "tank/home", "--size", "10M")
-    node.run("schedule", "create", "tank/home", "p", "--every", "1d", "--keep", "9")
+    node.run("schedule", "add", "tank/home", "p", "--every", "1d", "--keep", "9")
     for _ in range(4):
         node.run("schedule", "run", "tank/home", "p")
     node.run("schedule", "set", "tank/home", "p", "--keep", "2")
@@ -351,7 +351,7 @@ def test_pruning_by_command_and_the_end_of_a_policy(node: NodeWorld) -> None:
     node.run("schedule", "prune", "tank/home", "p")
     assert names(node, "tank/home") == before[2:]
     node.run("schedule", "remove", "tank/home", "p")
-    node.run("schedule", "create", "tank/home", "p", "--every", "1d", "--keep", "1")
+    node.run("schedule", "add", "tank/home", "p", "--every", "1d", "--keep", "1")
     node.run("schedule", "run", "tank/home", "p")
     assert names(node, "tank/home")[:2] == before[2:]  # those of the policy that is gone
     node.run("volume", "destroy", "tank/home", "--lose-data")
@@ -361,7 +361,7 @@ def test_pruning_by_command_and_the_end_of_a_policy(node: NodeWorld) -> None:
 @pytest.mark.mount
 def test_what_replication_stands_on_stays_and_a_passive_side_takes_none(pair: Pair) -> None:
     a, b = pair.a, pair.b
-    a.run("schedule", "create", "office", "p", "--every", "1d", "--keep", "1")
+    a.run("schedule", "add", "office", "p", "--every", "1d", "--keep", "1")
     run = ("schedule", "run", "office", "p")
     a.run(*run)  # goes to the partner by itself
     wait_until(lambda: names(b, "safe/home"), "the first snapshot on the partner")
@@ -375,7 +375,7 @@ def test_what_replication_stands_on_stays_and_a_passive_side_takes_none(pair: Pa
     said = {v["snapshot"]: v["reason"] for v in a.json("schedule", "explain", "office", "p")}
     assert "next delta to the partner" in said[f"office@{base}"]
 
-    b.run("schedule", "create", "office", "theirs", "--every", "1s", "--keep", "1")
+    b.run("schedule", "add", "office", "theirs", "--every", "1s", "--keep", "1")
     assert b.json("schedule", "list")[0]["state"] == "inactive"
     assert "is passive here" in b.json("schedule", "list")[0]["reason"]
     b.fails(3, "schedule", "run", "office", "theirs")
@@ -400,7 +400,7 @@ def test_kills_at_any_moment_leave_no_snapshot_that_nobody_owns(node: NodeWorld)
     for volume in ("tank/home", "tank/mail"):
         node.volume(volume)
     node.run("group", "create", "office", "tank/home", "tank/mail")
-    node.run("schedule", "create", "office", "s", "--every", "1s", "--keep", "500")
+    node.run("schedule", "add", "office", "s", "--every", "1s", "--keep", "500")
     chance = random.Random(7)
     for _ in range(6):
         runs_ended(node, "office", "s", 1)

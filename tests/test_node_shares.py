@@ -48,14 +48,14 @@ class SharingNode(NodeWorld):
     def told(self) -> dict[str, str]:
         """What each server is told."""
         files = {
-            "samba": self.etc / "nasfs/shares/samba.conf",
+            "smb": self.etc / "nasfs/shares/samba.conf",
             "ganesha": self.etc / "nasfs/shares/ganesha.conf",
-            "kernel": self.etc / "exports.d/nasfs.exports",
+            "exports": self.etc / "exports.d/nasfs.exports",
         }
         return {name: path.read_text() if path.exists() else "" for name, path in files.items()}
 
     def smb_names(self) -> list[str]:
-        return [found.name for found in parse_samba(self.told["samba"], "").shares]
+        return [found.name for found in parse_samba(self.told["smb"], "").shares]
 
 
 @pytest.fixture
@@ -72,16 +72,16 @@ def node(tmp_path: Path) -> Iterator[SharingNode]:
 def test_a_share_is_told_to_all_servers_and_taken_back(node: SharingNode) -> None:
     mountpoint = node.volume("tank/home")
     done = node.nasfs(
-        "share", "create", "office", "tank/home", "--directory", "a", "--user", "@staff",
-        "--smb-line", "veto files = /*.tmp/", "--nfs-client", "10.0.0.0/8(rw,no_root_squash)",
+        "share", "add", "office", "tank/home:/a", "--user", "@staff",
+        "--smb-line", "veto files = /*.tmp/", "--nfs", "10.0.0.0/8(rw,no_root_squash)",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "does not include" in done.stderr
-    (smb,) = parse_samba(node.told["samba"], "").shares
+    (smb,) = parse_samba(node.told["smb"], "").shares
     assert (smb.name, smb.path) == ("office", f"{mountpoint}/a")
     assert smb.smb.users == ("@staff",)
     assert smb.smb.extra == ("veto files = /*.tmp/",)
-    (export,) = parse_exports(node.told["kernel"], "").exports
+    (export,) = parse_exports(node.told["exports"], "").exports
     (block,) = parse_ganesha(node.told["ganesha"], "").exports
     assert export.path == block.path == smb.path
     shown = node.json("share", "show", "OFFICE")
@@ -89,46 +89,76 @@ def test_a_share_is_told_to_all_servers_and_taken_back(node: SharingNode) -> Non
     assert shown["share"]["nfs"]["export_id"] == block.nfs.export_id
     before = node.told
     node.run("share", "set", "office", "--read-only", "--user", "")
-    (smb,) = parse_samba(node.told["samba"], "").shares
+    (smb,) = parse_samba(node.told["smb"], "").shares
     assert (smb.smb.access.value, smb.smb.users) == ("read-only", ())
-    assert node.told["kernel"] == before["kernel"]
-    node.run("share", "set", "office", "--no-nfs", "--name", "bureau")
+    assert node.told["exports"] == before["exports"]
+    node.run("share", "set", "office", "--nfs", "off", "--name", "bureau")
     assert node.smb_names() == ["bureau"]
-    assert parse_exports(node.told["kernel"], "").exports == ()
-    assert (
-        "shared as bureau" in node.fails(3, "volume", "destroy", "tank/home", "--lose-data") or True
-    )
-    node.run("share", "delete", "bureau")
+    assert parse_exports(node.told["exports"], "").exports == ()
+    node.run("volume", "unmount", "tank/home")
+    assert "shared as bureau" in node.fails(3, "volume", "destroy", "tank/home", "--lose-data")
+    node.run("share", "remove", "bureau")
     assert node.smb_names() == []
     assert node.json("share", "list") == []
 
 
 @pytest.mark.mount
+def test_parameters_are_given_as_each_server_writes_them(node: SharingNode) -> None:
+    node.volume("tank/home")
+    node.run(
+        "share", "add", "office", "tank/home", "--smb", "writeable=no", "--smb", "veto files=/*.x/",
+        "--smb", "valid users = @staff", "--nfs", "10.0.0.0/8,2001:db8::/32:rw,no_root_squash",
+        "--nfs", "*:ro",
+    )  # fmt: skip
+    share = node.json("share", "show", "office")["share"]
+    assert share["smb"]["access"] == "read-only"
+    assert share["smb"]["users"] == ["@staff"]
+    assert share["smb"]["extra"] == ["veto files = /*.x/"]
+    clients = {one["who"]: one for one in share["nfs"]["clients"]}
+    assert list(clients) == ["10.0.0.0/8", "2001:db8::/32", "*"]
+    assert clients["2001:db8::/32"]["squash"] == "none"
+    assert clients["*"]["access"] == "read-only"
+    node.run("share", "set", "office", "--smb", "read only=no")  # the rest stays
+    changed = node.json("share", "show", "office")["share"]
+    assert "access" not in changed["smb"]
+    assert changed["smb"]["users"] == ["@staff"]
+    node.run("share", "set", "office", "--smb", "off")
+    assert "smb" not in node.json("share", "show", "office")["share"]
+
+
+@pytest.mark.mount
 def test_what_cannot_be_is_refused_and_nothing_is_changed(node: SharingNode) -> None:
     node.volume("tank/home")
-    node.run("share", "create", "one", "tank/home", "--smb")
+    node.run("share", "add", "one", "tank/home", "--smb", "on")
     before = node.told, node.json("share", "list")
-    create = ("share", "create", "two", "tank/home")
-    assert "shared by what" in node.fails(2, *create)
-    assert "no volume" in node.fails(1, "share", "create", "two", "tank/none", "--smb")
-    assert "there is a share one" in node.fails(2, "share", "create", "ONE", "tank/home", "--smb")
+    create = ("share", "add", "two", "tank/home")
+    assert "shared by what" in node.fails(2, *create, "--smb", "off")
+    assert "no volume" in node.fails(1, "share", "add", "two", "tank/none", "--smb", "on")
+    assert "there is a share one" in node.fails(
+        2, "share", "add", "ONE", "tank/home", "--smb", "on"
+    )
     assert "smb.create_mask" in node.fails(2, *create, "--create-mask", "9")
-    assert "rww" in node.fails(2, *create, "--nfs-client", "10.0.0.0/8(rww)")
-    assert "fsid" in node.fails(2, *create, "--nfs-client", "*(fsid=7)")
+    assert "rww" in node.fails(2, *create, "--nfs", "10.0.0.0/8(rww)")
+    assert "fsid" in node.fails(2, *create, "--nfs", "*(fsid=7)")
     assert "--guests" in node.fails(2, *create, "--guests", "perhaps")
+    assert "KEY=VALUE" in node.fails(2, *create, "--smb", "read only")
+    assert "the path follows" in node.fails(2, *create, "--smb", "path=/etc")
+    assert "neither yes nor no" in node.fails(2, *create, "--smb", "read only=perhaps")
+    assert "options of SMB" in node.fails(2, *create, "--smb", "off", "--user", "a")
+    assert "not there" in node.fails(1, "share", "import", "exports", "/no/such/file")
     unknown = node.fails(3, *create, "--smb-line", "no such thing = 1")
     assert "Unknown parameter" in unknown
     node.fails(3, "share", "set", "one", "--smb-line", "no such thing = 1")
-    node.fails(1, "share", "delete", "two")
+    node.fails(1, "share", "remove", "two")
     assert (node.told, node.json("share", "list")) == before
-    node.run(*create, "--smb", "--dry-run")
+    node.run(*create, "--smb", "on", "--dry-run")
     assert (node.told, node.json("share", "list")) == before
 
 
 @pytest.mark.mount
 def test_a_share_is_served_only_while_its_volume_is_mounted(node: SharingNode) -> None:
     node.volume("tank/home", mount=False)
-    node.run("share", "create", "office", "tank/home", "--smb")
+    node.run("share", "add", "office", "tank/home", "--smb", "on")
     assert node.json("share", "show", "office")["state"] == "its volume is not mounted"
     assert node.smb_names() == []
     node.run("volume", "mount", "tank/home")
@@ -144,21 +174,21 @@ def test_the_administrators_file_gets_one_line_if_he_asks(node: SharingNode) -> 
     node.smb_conf.write_text("[global]\n   workgroup = X\n\n[theirs]\n   path = /srv # last line")
     node.smb_conf.chmod(0o640)
     before = node.smb_conf.read_text()
-    node.run("share", "create", "office", "tank/home", "--smb")
+    node.run("share", "add", "office", "tank/home", "--smb", "on")
     assert node.smb_conf.read_text() == before
-    node.run("share", "connect", "samba", "--dry-run")
+    node.run("share", "connect", "smb", "--dry-run")
     assert node.smb_conf.read_text() == before
-    node.run("share", "connect", "samba")
+    node.run("share", "connect", "smb")
     assert node.smb_conf.read_text() == f"{before}\ninclude = {node.etc}/nasfs/shares/samba.conf\n"
     assert node.smb_conf.stat().st_mode & 0o777 == 0o640
-    node.run("share", "connect", "samba")
+    node.run("share", "connect", "smb")
     assert node.smb_conf.read_text().count("include") == 1
     assert "[office]" in run_testparm(node.smb_conf)
-    assert "line 4" in node.fails(3, "share", "create", "Theirs", "tank/home", "--smb")
+    assert "line 4" in node.fails(3, "share", "add", "Theirs", "tank/home", "--smb", "on")
     node.run("share", "connect", "ganesha")
     line = f'%include "{node.etc}/nasfs/shares/ganesha.conf"\n'
     assert (node.etc / "ganesha/ganesha.conf").read_text() == line
-    assert "(nothing)" in node.run("share", "connect", "kernel")
+    assert "(nothing)" in node.run("share", "connect", "exports")
 
 
 @pytest.mark.mount
@@ -168,7 +198,7 @@ def test_what_servers_export_already_is_imported_and_left_to_them(node: SharingN
         f"[global]\n[Old One]\n path = {mountpoint}/old\n guest ok = yes\n"
         "[other]\n path = /srv/elsewhere\n"
     )
-    done = node.nasfs("share", "import", str(node.smb_conf), "--format", "samba")
+    done = node.nasfs("share", "import", "smb.conf", str(node.smb_conf))
     assert done.stdout == f"took Old One: {mountpoint}/old\n"
     assert "in no volume" in done.stderr
     assert "an administrator's file" in done.stderr
@@ -179,25 +209,27 @@ def test_what_servers_export_already_is_imported_and_left_to_them(node: SharingN
     exports.write_text(
         f"{mountpoint}/old 10.0.0.0/8(rw,fsid=7)\n{mountpoint}/new *(ro)\n/x *(ro)\n"
     )
-    view = node.json("share", "import", str(exports))
+    view = node.json("share", "import", "exports", str(exports))
     assert [one["share"]["name"] for one in view["taken"]] == ["Old One", "new"]
     assert len(view["left"]) == 1
-    assert node.json("share", "import", str(exports))["taken"] == []
-    assert "fsid=7" in node.told["kernel"]
+    assert node.json("share", "import", "exports", str(exports))["taken"] == []
+    assert "fsid=7" in node.told["exports"]
     text = node.run("share", "export")
     exported = node.root / "shares.yaml"
     exported.write_text(text)
-    node.run("share", "delete", "new")
-    node.run("share", "delete", "old one")
-    node.run("share", "import", str(exported))
+    node.run("share", "remove", "new")
+    node.run("share", "remove", "old one")
+    node.run("share", "import", "yaml", str(exported))
     assert node.run("share", "export") == text
     exported.write_text(text.replace("tank/home", "tank/none", 1))
-    assert f"{exported}, share new: volume:" in node.fails(2, "share", "import", str(exported))
+    assert f"{exported}, share new: volume:" in node.fails(
+        2, "share", "import", "yaml", str(exported)
+    )
     assert node.run("share", "export") == text
     exported.write_text(text.replace("guests: 'yes'", "guests: 'no'"))
-    assert "--replace" in node.fails(2, "share", "import", str(exported))
-    node.run("share", "import", str(exported), "--replace")
-    assert "guest ok = no" in node.run("share", "render", "samba")
+    assert "--replace" in node.fails(2, "share", "import", "yaml", str(exported))
+    node.run("share", "import", "yaml", str(exported), "--replace")
+    assert "guest ok = no" in node.run("share", "render", "smb")
 
 
 # a kill in the middle
@@ -233,7 +265,7 @@ class DyingDisk(HostDisk):
 @pytest.mark.mount
 def test_killed_at_any_step_a_server_reads_the_old_or_the_new(node: SharingNode) -> None:
     node.volume("tank/home")
-    node.run("share", "create", "one", "tank/home", "--smb", "--nfs-client", "*(ro)")
+    node.run("share", "add", "one", "tank/home", "--smb", "on", "--nfs", "*(ro)")
     old = node.told
     node.stop()  # the mount is gone with it: what is to be told now is nothing
     place = Places(node.root)
@@ -305,7 +337,7 @@ def office() -> Iterator[Office]:
                 node.begin()
                 mountpoint = node.volume("tank/home")
                 mountpoint.chmod(0o777)
-                node.run("share", "connect", "samba")
+                node.run("share", "connect", "smb")
                 yield Office(node, server, mountpoint)
             finally:
                 node.close()
@@ -315,7 +347,7 @@ def office() -> Iterator[Office]:
 def test_a_running_smbd_serves_a_new_share_and_closes_it(office: Office) -> None:
     node, server = office.node, office.server
     (office.mountpoint / "file").write_bytes(b"hello")
-    node.run("share", "create", "office", "tank/home", "--user", "games", "--nt-acls")
+    node.run("share", "add", "office", "tank/home", "--user", "games", "--nt-acls")
     wait_until(lambda: office.names() == ["office"], "smbd has read it")
     got = node.root / "got"
     server.client("office", "games", f"get file {got}")
@@ -335,7 +367,7 @@ def test_a_running_smbd_serves_a_new_share_and_closes_it(office: Office) -> None
 
     wait_until(read_only, "smbd has read that it is read-only")
     with Visitor(server, "office", node.root) as visitor:
-        node.run("share", "delete", "office")
+        node.run("share", "remove", "office")
         wait_until(lambda: office.names() == [], "smbd has read that it is gone")
         assert "NT_STATUS" in visitor.look_again()
 

@@ -62,9 +62,7 @@ def add_window(
     stop: Annotated[str, typer.Option("--to", metavar="HH:MM", help="24:00 is the day's end.")],
     days: Annotated[str, typer.Option(help="mon-fri or sat,sun; none: every day.")] = "",
     rate: Annotated[str, typer.Option(help="A second, at most, in this window.")] = "",
-    zone: Annotated[
-        str, typer.Option("--timezone", "--zone", help="Whose clocks are meant.")
-    ] = "UTC",
+    zone: Annotated[str, typer.Option("--timezone", help="Whose clocks are meant.")] = "UTC",
 ) -> None:
     """Send only in this window and the other ones of the group."""
     from nasfs.node.client import replication_url

@@ -10,7 +10,8 @@ import typer
 from nasfs.errors import ConfigError
 from nasfs.node.words import parse_target
 
-from .schedule_options import PolicyOptions, with_policy_options
+from .options import with_options
+from .schedule_options import PolicyOptions
 from .session import DryRun, Json, client, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ Policy = Annotated[str, typer.Argument(metavar="POLICY")]
 
 
 @app.command()
-@with_policy_options
-def create(
+@with_options(PolicyOptions)
+def add(
     target: Target,
     policy: Policy,
     options: PolicyOptions,
@@ -47,7 +48,7 @@ def create(
 
 
 @app.command("set")
-@with_policy_options
+@with_options(PolicyOptions)
 def set_(
     target: Target,
     policy: Policy,

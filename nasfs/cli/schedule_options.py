@@ -1,12 +1,9 @@
-"""The options that say what a policy is: the same for `schedule create` and `schedule set`."""
+"""The options that say what a policy is: the same for `schedule add` and `schedule set`."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Annotated, get_type_hints
+from typing import Annotated
 
 import typer
 
@@ -22,7 +19,7 @@ Days = Annotated[
 ]
 Zone = Annotated[
     str | None,
-    typer.Option(metavar="ZONE", help="With --at: Europe/Berlin (the system's)."),
+    typer.Option("--timezone", metavar="ZONE", help="With --at: Europe/Berlin (the system's)."),
 ]
 Jitter = Annotated[
     str | None, typer.Option(metavar="SPAN", help="Up to so much later, drawn anew each time.")
@@ -82,31 +79,6 @@ class PolicyOptions:
             is_hook = option.name in ("before", "after")
             named[option.name] = _command(value, option.name) if is_hook else value
         return named
-
-
-def with_policy_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command for typer whose parameter `options` is a `PolicyOptions`: one option per field."""
-    hints = get_type_hints(PolicyOptions, include_extras=True)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        if parameter.name == "options":
-            parameters += [
-                inspect.Parameter(name, kind, default=None, annotation=hint)
-                for name, hint in hints.items()
-            ]
-        else:
-            parameters.append(parameter.replace(kind=kind))
-
-    @functools.wraps(command)
-    def run(**values: object) -> None:
-        options = {name: values.pop(name) for name in hints}
-        command(**values, options=PolicyOptions(**options))  # type: ignore[arg-type]
-
-    # typer looks at both.
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
 
 
 def _command(text: str, option: str) -> str | tuple[str, ...]:

@@ -50,6 +50,14 @@ def print_json(value: object) -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def print_line(value: object) -> None:
+    """JSON on one line, at once: one of many that come as they come."""
+    import msgspec
+
+    typer.echo(msgspec.json.encode(value))
+    sys.stdout.flush()
+
+
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns as wide as they need to be; numbers to the right."""
     texts = [[str(cell) for cell in row] for row in rows]

@@ -12,123 +12,71 @@ import typer
 from nasfs.errors import ConfigError, Failed
 from nasfs.node.words import parse_volume
 
-from . import share_options as o
+from .options import with_options
 from .session import DryRun, Json, client, path, print_fields, print_json, print_table, warn
+from .share_options import ShareOptions, apply
 
 if TYPE_CHECKING:
     from nasfs.node.share_messages import ShareView
 
 app = typer.Typer(help="Shares: what Samba and NFS export.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME")]
-Server = Annotated[str, typer.Argument(metavar="samba|kernel|ganesha")]
+Server = Annotated[str, typer.Argument(metavar="smb|exports|ganesha")]
 
 
 @app.command()
-def create(
+@with_options(ShareOptions)
+def add(
     name: Name,
-    volume: Annotated[str, typer.Argument(metavar="POOL/VOLUME")],
-    directory: Annotated[
-        str, typer.Option(metavar="DIR", help="Below the volume's root; else the whole volume.")
-    ] = "",
-    comment: o.Comment = None,
-    enabled: o.Enabled = None,
-    with_smb: o.WithSmb = None,
-    read_only: o.ReadOnly = None,
-    listed: o.Listed = None,
-    listed_for_users: o.ListedForUsers = None,
-    guests: o.Guests = None,
-    user: o.Users = None,
-    deny_user: o.Deny = None,
-    reader: o.Readers = None,
-    writer: o.Writers = None,
-    admin: o.Admins = None,
-    host: o.Hosts = None,
-    deny_host: o.DenyHosts = None,
-    vfs: o.Modules = None,
-    nt_acls: o.NtAcls = False,
-    apple: o.Apple = False,
-    previous_versions: o.Previous = None,
-    create_mask: o.CreateMask = None,
-    directory_mask: o.DirectoryMask = None,
-    force_user: o.ForceUser = None,
-    force_group: o.ForceGroup = None,
-    smb_line: o.SmbLines = None,
-    with_nfs: o.WithNfs = None,
-    nfs_client: o.NfsClients = None,
-    pseudo: o.Pseudo = None,
-    ganesha_line: o.GaneshaLines = None,
+    volume: Annotated[str, typer.Argument(metavar="POOL/VOLUME[:/PATH]")],
+    options: ShareOptions,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Share a volume, or a directory in it: by SMB, by NFS, or both."""
-    given = dict(locals())
-    from nasfs.node.share_messages import ShareCreate, ShareView
-    from sharecfg.model import Share
+    """Share a volume, or a directory in it: by SMB or, with --nfs, by NFS; with both, by both."""
+    from msgspec.structs import replace
 
-    parse_volume(volume)
-    share = o.apply(Share(name=name, volume=volume, directory=directory.strip("/")), given)
+    from nasfs.node.share_messages import ShareCreate, ShareView
+    from sharecfg.model import Share, Smb
+
+    of, directory = _place(volume)
+    share = apply(Share(name=name, volume=of, directory=directory), options)
     if share.smb is None and share.nfs is None:
-        raise ConfigError("shared by what?", hint="--smb, or --nfs-client '10.0.0.0/8(rw)'")
+        if options.smb or options.nfs:
+            raise ConfigError("shared by what?", hint="--smb on, or --nfs '10.0.0.0/8:rw'")
+        share = apply(replace(share, smb=Smb()), options)
     view = client().post("/v1/shares", ShareView, ShareCreate(share, dry_run))
     _tell(view, as_json)
 
 
 @app.command("set")
+@with_options(ShareOptions)
 def set_(
     name: Name,
-    volume: Annotated[str, typer.Option(metavar="POOL/VOLUME", help="Of another volume.")] = "",
-    directory: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Another directory of the volume.")
-    ] = None,
+    options: ShareOptions,
+    volume: Annotated[str, typer.Option(metavar="POOL/VOLUME[:/PATH]", help="Another place.")] = "",
     new_name: Annotated[str, typer.Option("--name", metavar="NEW", help="Another name.")] = "",
-    comment: o.Comment = None,
-    enabled: o.Enabled = None,
-    with_smb: o.WithSmb = None,
-    read_only: o.ReadOnly = None,
-    listed: o.Listed = None,
-    listed_for_users: o.ListedForUsers = None,
-    guests: o.Guests = None,
-    user: o.Users = None,
-    deny_user: o.Deny = None,
-    reader: o.Readers = None,
-    writer: o.Writers = None,
-    admin: o.Admins = None,
-    host: o.Hosts = None,
-    deny_host: o.DenyHosts = None,
-    vfs: o.Modules = None,
-    nt_acls: o.NtAcls = False,
-    apple: o.Apple = False,
-    previous_versions: o.Previous = None,
-    create_mask: o.CreateMask = None,
-    directory_mask: o.DirectoryMask = None,
-    force_user: o.ForceUser = None,
-    force_group: o.ForceGroup = None,
-    smb_line: o.SmbLines = None,
-    with_nfs: o.WithNfs = None,
-    nfs_client: o.NfsClients = None,
-    pseudo: o.Pseudo = None,
-    ganesha_line: o.GaneshaLines = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Change what is named; the rest stays."""
-    given = dict(locals())
     from msgspec.structs import replace
 
     from nasfs.node.share_messages import ShareSet, ShareView
 
     old = _get(name).share
-    new = o.apply(old, given)
-    new = replace(
-        new,
-        name=new_name or new.name,
-        volume=str(parse_volume(volume)) if volume else new.volume,
-        directory=new.directory if directory is None else directory.strip("/"),
-    )
+    of, directory = _place(volume) if volume else (old.volume, old.directory)
+    new = replace(apply(old, options), name=new_name or old.name, volume=of, directory=directory)
     if new == old and not as_json:
         warn(f"share {name} is like that already")
         return
     _tell(client().post("/v1/shares/set", ShareView, ShareSet(old, new, dry_run)), as_json)
+
+
+def _place(text: str) -> tuple[str, str]:
+    """`POOL/VOLUME`, and the directory in it."""
+    volume, _, directory = text.partition(":")
+    return str(parse_volume(volume)), directory.strip("/")
 
 
 @app.command("list")
@@ -177,19 +125,16 @@ def show(name: Name, as_json: Json = False) -> None:
 
 
 @app.command()
-def delete(name: Name) -> None:
+def remove(name: Name) -> None:
     """Share it no more.  The files stay."""
     client().post(f"/v1/shares/delete/{quote(name, safe='')}", type(None))
 
 
 @app.command("import")
 def import_(
+    format: Annotated[str, typer.Argument(metavar="smb.conf|exports|ganesha|yaml")],
     file: Annotated[Path, typer.Argument(metavar="FILE", parser=path, help="- is the input.")],
-    format: Annotated[
-        str,
-        typer.Option("--format", metavar="yaml|samba|exports|ganesha", help="Else by its name."),
-    ] = "",
-    replace: Annotated[
+    instead: Annotated[
         bool, typer.Option("--replace", help="Instead of shares of the same name.")
     ] = False,
     dry_run: DryRun = False,
@@ -198,7 +143,7 @@ def import_(
     """Take shares from a file of `share export`, or from the configuration of a server."""
     from nasfs.node.share_messages import ImportView, ShareImport
 
-    body = ShareImport(str(file), format or _format(file), _read(file), replace, dry_run)
+    body = ShareImport(str(file), format, _read(file), instead, dry_run)
     view = client().post("/v1/shares/import", ImportView, body)
     if as_json:
         print_json(view)
@@ -212,18 +157,11 @@ def import_(
         warn(f"note: {note}")
 
 
-def _format(file: Path) -> str:
-    endings = {".yaml": "yaml", ".yml": "yaml", ".exports": "exports"}
-    names = {"smb.conf": "samba", "exports": "exports", "ganesha.conf": "ganesha"}
-    found = names.get(file.name) or endings.get(file.suffix)
-    if found is None:
-        raise ConfigError(f"what is {file}?", hint="--format yaml, samba, exports or ganesha")
-    return found
-
-
 def _read(file: Path) -> str:
     try:
         return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise Failed(f"{file} is not there") from exc
     except OSError as exc:
         raise Failed(f"cannot read {file}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .schedule import print_schedules
-from .session import Json, client, print_json, print_table
+from .session import Json, client, print_json, print_line, print_table
 from .volume import figures
 
 if TYPE_CHECKING:
-    from nasfs.node.messages import StatusView
+    from nasfs.node.messages import EventView, StatusView
 
 
 WATCH_S = 1.0
@@ -79,17 +79,32 @@ def _print_status(view: StatusView) -> None:
 def events(
     after: Annotated[int, typer.Option(help="Only those with a higher number.")] = 0,
     limit: Annotated[int, typer.Option(help="At most so many, the newest.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", help="And those to come, until ^C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Who did what, and what failed."""
+    """Who did what, and what failed.  With --follow, --json prints one object a line."""
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            views = _events(after, limit)
+            if as_json and not follow:
+                print_json(views)
+            for event in views:
+                after = event.number
+                if follow and as_json:
+                    print_line(event)
+                elif not as_json:
+                    detail = f": {event.detail}" if event.detail else ""
+                    typer.echo(
+                        f"{event.number} {event.time} {event.actor} {event.kind}"
+                        f" {event.subject}{detail}"
+                    )
+            if not follow:
+                return
+            sys.stdout.flush()
+            time.sleep(WATCH_S)
+
+
+def _events(after: int, limit: int) -> list[EventView]:
     from nasfs.node.messages import EventView
 
-    views = client().get("/v1/events", list[EventView], after=str(after), limit=str(limit))
-    if as_json:
-        print_json(views)
-        return
-    for event in views:
-        detail = f": {event.detail}" if event.detail else ""
-        typer.echo(
-            f"{event.number} {event.time} {event.actor} {event.kind} {event.subject}{detail}"
-        )
+    return client().get("/v1/events", list[EventView], after=str(after), limit=str(limit))

@@ -146,16 +146,11 @@ class Outgoing:
         return self._ask(spec)
 
     def _ask(self, spec: GroupSpec) -> GroupStatus:
-        connection = self._line.take(self._level)
-        try:
+        with self._line.lend(self._level) as connection:
             connection.share_link(self._governor.throttle)
             create_replication(connection, spec)
             began = time.time_ns()
             status = peer_status(connection, self._group.uuid)
-        except BaseException:
-            connection.close()
-            raise
-        self._line.give_back(connection)
         if status.time_ns:
             self._skew_ns = status.time_ns - (began + time.time_ns()) // 2
         return status

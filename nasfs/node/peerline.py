@@ -6,6 +6,9 @@ meanwhile is noticed before the next transfer relies on it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from replication.client import peer_status
 from replication.connection import Connection
 from replication.endpoint import PeerIdentity
@@ -28,6 +31,11 @@ class PeerLine:
         self.kept = False
         self._made_for: tuple[PeerIdentity | None, int] = (None, 0)
 
+    @property
+    def level(self) -> int:
+        """Of compression: that of the latest connection."""
+        return self._made_for[1]
+
     def take(self, level: int) -> Connection:
         """The spare connection if it is as good as a new one, else a new one.
 
@@ -45,6 +53,17 @@ class PeerLine:
             spare = connect_peer(self._node, level=level)
             self._made_for = wanted
         return spare
+
+    @contextmanager
+    def lend(self, level: int) -> Iterator[Connection]:
+        """`take` it for a few questions, and have it back if they went well."""
+        connection = self.take(level)
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self.give_back(connection)
 
     def give_back(self, connection: Connection) -> None:
         """Nothing is under way on it."""

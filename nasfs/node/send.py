@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -33,6 +34,7 @@ from .peerline import PeerLine
 from .places import Places
 from .records import Group
 from .reports import Both, Done, Failure, Held, Report, Running, write_report
+from .share_travel import tell_partner
 
 PATIENCE_S = 15.0
 """Without progress for so long, the daemon decides when to try again (seconds)."""
@@ -121,6 +123,7 @@ def _serve(node: Node, group: Group, order: Order) -> int:
                 return outcome.exit_code
             if isinstance(outcome, Held):
                 return 0
+            tell_partner(node, group, partial(line.lend, line.level))
             line.rest(group.uuid)
             while not orders.wait_to_begin(MIND_S):
                 line.mind()

@@ -23,8 +23,8 @@ HEAD = "# Written by nasfs, and written anew whenever shares change: see nasfs s
 class Server(Enum):
     """Who serves files."""
 
-    SAMBA = "samba"
-    KERNEL = "kernel"
+    SAMBA = "smb"
+    KERNEL = "exports"
     GANESHA = "ganesha"
 
 

@@ -26,7 +26,7 @@ class ShareImport(Request, frozen=True):
     file: str
     """What to call it in complaints."""
     format: str
-    """``yaml``, ``samba``, ``exports`` or ``ganesha``."""
+    """``yaml``, ``smb.conf``, ``exports`` or ``ganesha``."""
     text: str
     replace: bool = False
     dry_run: bool = False

@@ -74,7 +74,7 @@ def create_share(node: Node, body: ShareCreate) -> ShareView:
     if theirs:
         raise Refused(
             f"there is a section [{share.name}] already: {theirs}",
-            hint="choose another name, or take that one over: nasfs share import FILE",
+            hint="choose another name, or take that one over: nasfs share import smb.conf FILE",
         )
     return _changed(node, before, (*before, share), share, "share created", body.dry_run)
 
@@ -243,7 +243,7 @@ def _found(
             left.append(Complaint(where, path, "it is in no volume of this node"))
         return located
 
-    if body.format == "samba":
+    if body.format == "smb.conf":
         conf = parse_samba(body.text, body.file)
         left += conf.complaints
         left += [Complaint(body.file, f"include = {one}", "not followed") for one in conf.includes]
@@ -268,7 +268,9 @@ def _found(
         left += blocks.complaints
         left += [Complaint(body.file, f"%include {one}", "not followed") for one in blocks.includes]
     else:
-        raise ConfigError(f"{body.format!r} is no format", hint="yaml, samba, exports, ganesha")
+        raise ConfigError(
+            f"{body.format!r} is no format", hint="smb.conf, exports, ganesha or yaml"
+        )
     for path, nfs, where in entries:
         if located := place(path, where):
             name = _name_of(path, [*before, *found])
@@ -282,9 +284,9 @@ def _together(share: Share, others: Iterable[Share], format: str) -> Share:
     for old in others:
         if (old.volume, old.directory) != (share.volume, share.directory):
             continue
-        if format == "samba" and old.key == share.key:
+        if format == "smb.conf" and old.key == share.key:
             return replace(share, nfs=old.nfs)
-        if format != "samba" and share.nfs is not None:
+        if format != "smb.conf" and share.nfs is not None:
             return replace(old, nfs=_onto(old.nfs, share.nfs, format) if old.nfs else share.nfs)
     return share
 

@@ -111,8 +111,8 @@ def _parse_rhythm(spec: PolicySpec) -> Rhythm:
         return parse_at(spec.at, spec.days, spec.zone or "UTC")
     if spec.days or spec.zone:
         raise ConfigError(
-            "--days and --zone belong to --at; --every is counted in UTC",
-            hint="for instance --at 02:00 --days sun --zone Europe/Berlin",
+            "--days and --timezone belong to --at; --every is counted in UTC",
+            hint="for instance --at 02:00 --days sun --timezone Europe/Berlin",
         )
     return parse_every(spec.every)
 
