@@ -1,8 +1,9 @@
 """The receiving end: serves one connection of the partner, or of who wants to become it.
 
 What arrives is applied at once, committed every few MiB or about every second, and acknowledged
-only then.  Whatever breaks, the part that was not committed is dropped with the sink; the next
-connection goes on from the last acknowledgement.
+only then; the last of it is committed, and acknowledged, with the seal.  Whatever breaks, the part
+that was not committed is dropped with the sink; the next connection goes on from the last
+acknowledgement.
 """
 
 from __future__ import annotations
@@ -170,10 +171,10 @@ class _Service:
             message = self._connection.receive_within(intake.patience())
             if isinstance(message, Rows | Data):
                 intake.apply(message)
-            if isinstance(message, Seal) or intake.is_due():
-                self._acknowledge(intake)
             if isinstance(message, Seal):
                 break
+            if intake.is_due():
+                self._acknowledge(intake)
         _check_seal(sink, intake.progress, message)
         self._check_term(offer)  # a failover may have begun meanwhile
         sink.seal(begin.target)

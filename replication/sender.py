@@ -350,6 +350,13 @@ class _Flight:
                     return
         raise RemoteProtocolError("it acknowledges what was not sent")
 
+    def land_all(self) -> None:
+        """The snapshot is published, so everything that was sent is durable."""
+        with self._changed:
+            self._unacknowledged.clear()
+            self._bytes = 0
+            self.acknowledged = self.sent
+
     def finish(self, *, failure: Exception | None) -> None:
         """No more acknowledgements will come: sealed, or failed."""
         with self._changed:
@@ -421,6 +428,7 @@ def _listen(connection: Connection, flight: _Flight) -> None:
                 case Ack() as ack:
                     flight.land(ack)
                 case Sealed(guid=guid) if guid == flight.target.guid:
+                    flight.land_all()
                     flight.finish(failure=None)
                     return
                 case message:

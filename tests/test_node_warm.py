@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -57,15 +58,14 @@ def test_the_next_transfer_finds_processes_and_connection_warm(pair: Pair) -> No
 def test_what_was_kept_warm_may_be_killed(pair: Pair) -> None:
     a, b = pair.a, pair.b
     sends(pair, "one")
-    for number, victims in enumerate(
-        (
-            partial(processes_of, a, SEND),
-            partial(serving, b),
-            lambda: [pid for pid in processes_of(b, RECEIVE) if pid not in serving(b)],
-            partial(processes_of, b, RECEIVE),
-        )
-    ):
-        doomed = victims()
+    victims: list[Callable[[], list[int]]] = [
+        lambda: processes_of(a, SEND),
+        lambda: serving(b),
+        lambda: [pid for pid in processes_of(b, RECEIVE) if pid not in serving(b)],
+        lambda: processes_of(b, RECEIVE),
+    ]
+    for number, chosen in enumerate(victims):
+        doomed = chosen()
         assert doomed
         for pid in doomed:
             os.kill(pid, signal.SIGKILL)

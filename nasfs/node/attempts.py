@@ -97,14 +97,6 @@ class Memory:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def began(self, group_uuid: str) -> int:
-        """The present time, in ns."""
-        now = time.time_ns()
-        before = self._node.bond.transfer(group_uuid) or never(group_uuid)
-        after = msgspec.structs.replace(before, state="running", changed_ns=now)
-        self._node.bond.set_transfer(after)
-        return now
-
     def both(self, group_uuid: str, report: Both) -> None:
         """A snap group is whole on both sides."""
         known = self._node.traffic.common(group_uuid)
@@ -116,10 +108,11 @@ class Memory:
         self, group_uuid: str, began_ns: int, outcome: Done | Held | Failure, last: Running
     ) -> None:
         """Whatever became of it; nothing, if the replication was deleted meanwhile."""
-        before = self._node.bond.transfer(group_uuid) or never(group_uuid)
-        self._node.bond.set_transfer(_after(before, outcome, time.time_ns()))
-        self._keep(group_uuid, began_ns, before, outcome, last)
-        self._tell(group_uuid, before, outcome)
+        with self._node.state.change():
+            before = self._node.bond.transfer(group_uuid) or never(group_uuid)
+            self._node.bond.set_transfer(_after(before, outcome, time.time_ns()))
+            self._keep(group_uuid, began_ns, before, outcome, last)
+            self._tell(group_uuid, before, outcome)
 
     def _keep(
         self,

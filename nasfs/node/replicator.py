@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import trio
 
 from .attempts import Attempts, Memory
@@ -85,7 +87,7 @@ class Replicator:
                 attempts.waits = reason
 
             async with self.traffic.turn(group_uuid, tell) as sending:
-                began_ns, last = self._memory.began(group_uuid), Running()
+                began_ns, last = time.time_ns(), Running()
                 attempts.begin()
                 outcome: Done | Held | Failure = Held("it was interrupted")
                 try:

@@ -123,7 +123,6 @@ def _serve(node: Node, group: Group, order: Order) -> int:
                 return outcome.exit_code
             if isinstance(outcome, Held):
                 return 0
-            tell_partner(node, group, partial(line.lend, line.level))
             line.rest(group.uuid)
             while not orders.wait_to_begin(MIND_S):
                 line.mind()
@@ -175,7 +174,9 @@ def send_group(node: Node, group: Group, governor: Governor, say: Say, line: Pee
     if made is None:
         raise Failed(f"group {group.name} is not replicated")
     outgoing = Outgoing(node, group, made, governor, say, line, patience_s=PATIENCE_S)
-    return outgoing.run(group_spec(node, group, made, node.bond.remote_names()))
+    done = outgoing.run(group_spec(node, group, made, node.bond.remote_names()))
+    tell_partner(node, group, partial(line.lend, line.level))
+    return done
 
 
 def _failure(exc: NasError) -> Failure:

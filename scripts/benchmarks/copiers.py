@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from candidates import Missing
-from replicated import HostTree, Tree, VolumeTree
+from replicated import HostTree, Tree
 
+from nasfs.fuse.control import ControlClient
 from nasfs.node.children import environment
 from nasfs.node.client import Client, replication_url
 from nasfs.node.context import Node
 from nasfs.node.messages import ReplicationView
 from nasfs.node.places import Places
-from nasfs.volume import open_volume
 
 MIB = 1 << 20
 VOLUME_SIZE = "64G"
@@ -148,17 +148,21 @@ class Nasfs(Copier):
     The clock runs from the request to replicate until the sending daemon knows that all is durable.
     """
 
-    def __init__(self, a: _Node, b: _Node, volume: Path) -> None:
+    def __init__(self, a: _Node, b: _Node) -> None:
         self._a = a
         self._b = b
-        self._volume = volume
+        with Node.open(a.places) as node:
+            (row,) = node.state.volumes()
+            self._owner = ControlClient(a.places.control_socket(row.uuid), timeout_s=600.0)
+            self._tree = HostTree(node.mountpoint(row))
         self._round = 0
 
     def change(self, step: Callable[[Tree], None]) -> None:
+        """Through the mount; the snapshot is asked of its process, and nobody replicates it yet."""
         self._round += 1
-        with open_volume(self._volume) as volume:
-            step(VolumeTree(volume))
-            volume.seal(f"s{self._round}", snap_group=str(uuid.uuid4()))
+        self._tree.new_round()
+        step(self._tree)
+        self._owner.call("snapshot", name=f"s{self._round}", snap_group=str(uuid.uuid4()))
 
     def update(self) -> Cost:
         before = self._cpu_seconds()
@@ -195,7 +199,8 @@ def nasfs(home: Path, *, compression: str = "auto") -> Iterator[Copier]:
         a.nasfs("volume", "create", "tank/v", "--size", VOLUME_SIZE)
         a.nasfs("group", "create", "g", "tank/v")
         a.nasfs("replication", "create", "g", "--to-pool", "safe", "--compression", compression)
-        yield Nasfs(a, b, a.root / "pool" / "v")
+        a.nasfs("volume", "mount", "tank/v")
+        yield Nasfs(a, b)
     finally:
         a.stop()
         b.stop()
