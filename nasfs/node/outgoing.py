@@ -91,7 +91,11 @@ class Waiting:
 
 
 class Outgoing:
-    """One attempt to bring the partner up to date with a group."""
+    """One attempt to bring the partner up to date with a group.
+
+    Attributes:
+        both_have: the newest snap group that both sites have; empty: none.
+    """
 
     def __init__(
         self,
@@ -117,6 +121,7 @@ class Outgoing:
         self._rows = node.state.members(group.uuid)
         self._skew_ns = 0
         self._sizes: dict[str, int] = {}
+        self.both_have = ""
         self._under_way: tuple[SnapGroup, ...] = ()
 
     def run(self, spec: GroupSpec) -> Done:
@@ -206,6 +211,7 @@ class Outgoing:
     def _note_common(self, waiting: Waiting, snap_group: str | None) -> None:
         if snap_group is None or not self._rows:
             return
+        self.both_have = snap_group
         newest = waiting.snapshots[self._rows[0].uuid][snap_group]
         self._say(Both(snap_group, newest.name, newest.time_ns, self._skew_ns))
 

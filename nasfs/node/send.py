@@ -175,7 +175,8 @@ def send_group(node: Node, group: Group, governor: Governor, say: Say, line: Pee
         raise Failed(f"group {group.name} is not replicated")
     outgoing = Outgoing(node, group, made, governor, say, line, patience_s=PATIENCE_S)
     done = outgoing.run(group_spec(node, group, made, node.bond.remote_names()))
-    tell_partner(node, group, partial(line.lend, line.level))
+    if outgoing.both_have:
+        tell_partner(node, group, partial(line.lend, line.level))
     return done
 
 
