@@ -164,8 +164,8 @@ async def change_roles(
         if journal is None:
             await services.run(_begin, group, work)
         elif still_receives(journal) and not _asks_to_hand_over(work.plan, done):
-            work, done = Work(work.plan), 0  # the partner may have taken the group back
-            node.bond.go_back_to(uuid, 0)
+            work, done = Work(work.plan), min(done, 1)  # the partner may have taken it back
+            node.bond.go_back_to(uuid, done)
         work = await _carry_out(services, group, work, done, force=force)
         node.bond.end_journal(uuid)
         kept = f"; kept: {', '.join(work.rejoined.kept)}" if work.rejoined else ""
