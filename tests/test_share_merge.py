@@ -63,12 +63,18 @@ def test_merge_undo_and_merge_again_are_the_same_to_the_byte(
     ids: set[int],
 ) -> None:
     here = Here(own, HERE, sections=theirs, export_ids=frozenset(ids))
-    plan = plan_merge(here, staged, Accounts(), origin="west", rules=chosen)
+    group = frozenset(VOLUMES[:1])
+    plan = plan_merge(here, staged, Accounts(), origin="west", rules=chosen, volumes=group)
     merged = apply_changes(own, plan.changes)
     assert [check_share(share) for share in merged] == [()] * len(merged)
 
     again = plan_merge(
-        replace_shares(here, merged), staged, Accounts(), origin="west", rules=chosen
+        replace_shares(here, merged),
+        staged,
+        Accounts(),
+        origin="west",
+        rules=chosen,
+        volumes=group,
     )
     assert again.changes == (), again.lines()
 
@@ -76,7 +82,7 @@ def test_merge_undo_and_merge_again_are_the_same_to_the_byte(
     assert conflicts == ()
     assert document(apply_changes(merged, undo)) == document(own)
 
-    second = plan_merge(here, staged, Accounts(), origin="west", rules=chosen)
+    second = plan_merge(here, staged, Accounts(), origin="west", rules=chosen, volumes=group)
     assert document(apply_changes(own, second.changes)) == document(merged)
 
 
