@@ -14,6 +14,7 @@ from nasfs.errors import NasError
 from nasfs.node.places import ROOT_VARIABLE, Places
 
 from . import (
+    drill,
     explain,
     failover,
     group,
@@ -79,9 +80,12 @@ app.add_typer(replication.app, name="replication")
 share.app.command("staged")(staged.staged)
 app.add_typer(share.app, name="share")
 app.add_typer(identity.app, name="identity")
+app.add_typer(drill.app, name="test-failover")
 app.command("mount")(mount.mount)
 app.command("unmount")(mount.unmount)
 app.command("failover")(failover.failover)
+app.command("failback-join")(failover.failback_join)
+app.command("failback")(failover.failback)
 app.command("readiness")(failover.readiness)
 app.command("status")(status.status)
 app.command("events")(status.events)

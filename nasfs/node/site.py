@@ -29,6 +29,7 @@ from . import partner
 from .context import Node
 from .engine import reclaim_all
 from .pairing import identity
+from .progress import still_receives
 from .receivers import announce, take_over, withdraw
 from .records import HOLDER, Group, Invitation, Pool, VolumeRow
 from .words import check_name
@@ -78,7 +79,7 @@ class NodeSite:
         pools = {pool.name: pool for pool in self._node.state.pools()}
         rows = [self._make_volume(pools, volume) for volume in spec.volumes]
         with self._node.state.change():
-            self._node.state.add_group(Group(spec.uuid, spec.name, "passive", spec.term))
+            self._node.state.add_group(Group(spec.uuid, spec.name, "passive", spec.term, 0))
             for row in rows:
                 if self._node.state.find_volume(row.uuid) is None:
                     self._node.state.add_volume(row)
@@ -177,7 +178,8 @@ class NodeSite:
         check_term(group.name, group.term, term)
         if group.role != "passive":
             raise Refused(f"group {group.name} is {group.role} on the partner")
-        if self._node.bond.journal(group_uuid):
+        journal = self._node.bond.journal(group_uuid)
+        if journal is not None and not still_receives(journal):
             raise Refused(f"a failover of group {group.name} is under way on the partner")
 
     def _open(self, row: VolumeRow) -> VolumeSink:
@@ -238,20 +240,22 @@ class _NodeSink:
         try:
             if snapshots:
                 surplus = snapshots[: -self._keep] if self._keep else []
-                _keep_newest(self._node.volume_path(self._row), [ref.guid for ref in surplus])
+                _keep_newest(self._node, self._row, [ref.guid for ref in surplus])
         finally:
             withdraw(self._node.places, self._row.uuid)
 
 
-def _keep_newest(path: Path, surplus: list[str]) -> None:
+def _keep_newest(node: Node, row: VolumeRow, surplus: list[str]) -> None:
     """Hold the newest snapshot of a passive volume; destroy the surplus, but what is held."""
-    with open_volume(path) as volume:
-        newest = list(volume.snapshots())[-1]
+    with open_volume(node.volume_path(row)) as volume:
+        newest = volume.ancestors()[-1]
         for guid, holds in volume.all_holds().items():
             if guid != newest.guid and any(hold.owner == HOLDER for hold in holds):
                 volume.release_hold_nowait(volume.snapshot(guid).name, HOLDER)
         volume.hold(newest.name, HOLDER, "the newest that has arrived: the next delta begins there")
-        for guid in surplus:
-            with contextlib.suppress(NasError):  # held: it stays until it is released
-                volume.destroy_snapshot(volume.snapshot(guid).name)
+        with node.state.change():  # no test failover begins on what is just going
+            node.drills.settle(volume)
+            for guid in surplus:
+                with contextlib.suppress(NasError):  # held: it stays until it is released
+                    volume.destroy_snapshot(volume.snapshot(guid).name)
         reclaim_all(volume)

@@ -44,8 +44,8 @@ def _attention(
     for group in group_views:
         if group.under_way:
             said.append(
-                f"group {group.name}: a {group.under_way} is not finished;"
-                f" finish it: nasfs failover {group.name}"
+                f"group {group.name}: a {group.under_way} is not finished; next: {group.next_step};"
+                f" {group.to_finish}"
             )
         if group.role == "stale":
             said.append(f"group {group.name}: the partner has taken over; nothing is served here")
