@@ -36,6 +36,7 @@ from .progress import AGREED, Work, describe, how_to_finish, read_work, still_re
 from .receivers import take_over
 from .records import Group, Journal, Replication
 from .services import Services, mount_volume
+from .share_takeover import merge_staged, serve_shares, with_shares
 from .yielding import take_back
 
 PEER_S = 5.0
@@ -120,7 +121,7 @@ async def change_roles(
             view = await services.run(observe, group)
             work, done = Work(make_plan(view)), 0
         if dry_run:
-            return view_of(work, done)
+            return await services.run(with_shares, group, view_of(work, done))
         await services.run(stop_if_any, uuid, f"a {work.plan.kind}")
         if journal is None:
             await services.run(_begin, group, work)
@@ -132,7 +133,7 @@ async def change_roles(
         kept = f"; kept: {', '.join(work.rejoined.kept)}" if work.rejoined else ""
         detail = f"term {work.plan.term}; {work.plan.losing or 'nothing is lost'}{kept}"
         node.note(f"{work.plan.kind} done", name, detail)
-        return view_of(work, len(work.plan.steps))
+        return await services.run(serve_shares, uuid, view_of(work, len(work.plan.steps)))
 
 
 def _begin(node: Node, group: Group, work: Work) -> None:
@@ -300,6 +301,7 @@ async def _execute(services: Services, group: Group, work: Work, step: Step) -> 
         case Action.TAKE_OVER:
             role = Role.ACTIVE if step.peer else Role.FAILED_OVER
             await services.run(_take_role, group.uuid, role, step.term)
+            await services.run(merge_staged, group.uuid)
         case Action.REPLICATE:
             await services.run(_replicate, group, work)
             services.replicator.poke()

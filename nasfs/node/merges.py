@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -17,6 +18,9 @@ from .context import Node
 from .sharing import activate
 
 T = TypeVar("T")
+
+one_at_a_time = threading.Lock()
+"""Held by who merges or hands back."""
 
 
 class Merge(msgspec.Struct, frozen=True):

@@ -17,7 +17,8 @@ from sharecfg.unmerge import plan_undo
 
 from . import account_tools as tools
 from .context import Node
-from .merges import Merge, applied, keep, merge_of, more, serve
+from .inventory import WRITABLE_ROLES
+from .merges import Merge, applied, keep, merge_of, more, one_at_a_time, serve
 from .records import Group
 from .smb_accounts import Samba
 
@@ -29,7 +30,11 @@ T = TypeVar("T")
 def hand_back(node: Node, group: Group) -> list[str]:
     """Take the merge back; what did not go well is returned and stays to be done; never fails."""
     try:
-        return _hand_back(node, group)
+        with one_at_a_time:
+            now = node.state.find_group(group.uuid)
+            if now is None or now.role in WRITABLE_ROLES:  # it has just been taken over again
+                return []
+            return _hand_back(node, group)
     except NasError as exc:
         log.warning("shares of %s are not handed back: %s", group.name, exc)
         return [str(exc)]

@@ -31,8 +31,10 @@ from sharecfg.steps import RULES, AddMember, CreateGroup, CreateUser, Kind, Rule
 from . import account_tools as tools
 from . import staging
 from .context import Node
+from .inventory import WRITABLE_ROLES
 from .local_accounts import networks, read_accounts
-from .merges import Merge, applied, keep, merge_of, more
+from .merges import Merge, applied, keep, merge_of, more, one_at_a_time, serve
+from .messages import PlanView, StepView
 from .records import Group
 from .sharing import foreign
 from .smb_accounts import Samba
@@ -41,6 +43,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 K = TypeVar("K")
+
+MOUNTS = "mount "
+"""How the step of a plan begins before which shares are merged."""
 
 
 class _Observed(msgspec.Struct, frozen=True):
@@ -65,8 +70,19 @@ def preview(node: Node, group: Group) -> tuple[list[str], list[str]]:
     except NasError as exc:
         return [], [f"shares can't be merged: {exc}"]
     if observed is None:
-        return [], ["nothing is staged: shares stay as they are here"]
+        return [], ["nothing of that term is staged: shares stay as they are here"]
     return observed.lines(), list(observed.told)
+
+
+def with_shares(node: Node, group: Group, view: PlanView) -> PlanView:
+    """The view of a plan that is not begun, with what becomes of shares and accounts."""
+    mounts = [n for n, step in enumerate(view.steps) if step.text.startswith(MOUNTS)]
+    if not mounts or group.role != "passive":
+        return view
+    lines, told = preview(node, group)
+    steps = list(view.steps)
+    steps[mounts[0] : mounts[0]] = [StepView(line, False) for line in lines]
+    return replace(view, steps=tuple(steps), notes=(*view.notes, *told))
 
 
 def take_over(node: Node, group: Group) -> list[str]:
@@ -75,10 +91,11 @@ def take_over(node: Node, group: Group) -> list[str]:
     Shares are served when their volumes are mounted.
     """
     try:
-        observed = _observe(node, group)
-        if observed is None:
-            return []
-        told = _execute(node, group, observed)
+        with one_at_a_time:
+            observed = _observe(node, group)
+            if observed is None:
+                return []  # a partner of an older release, or one that never could tell
+            told = _execute(node, group, observed)
     except NasError as exc:
         told = [f"shares can't be merged: {exc}"]
         _note_problems(node, group, told)
@@ -93,12 +110,26 @@ def _note_problems(node: Node, group: Group, problems: list[str]) -> None:
     keep(node, group.uuid, replace(merge, problems=tuple(problems)))
 
 
+def merge_staged(node: Node, group_uuid: str) -> None:
+    """`take_over` of a group that has just become active here."""
+    group = node.state.find_group(group_uuid)
+    if group is not None:
+        take_over(node, group)
+
+
+def serve_shares(node: Node, group_uuid: str, view: PlanView) -> PlanView:
+    """Tell the servers, now that volumes are mounted; the view with what is to be known."""
+    told = serve(node) if node.shares.all() else []
+    return replace(view, notes=(*view.notes, *merge_of(node, group_uuid).problems, *told))
+
+
 # observing and planning
 
 
 def _observe(node: Node, group: Group) -> _Observed | None:
     found = staging.newest(node, group)
-    if found is None:
+    last = group.term - (group.role in WRITABLE_ROLES)  # in which the partner was active
+    if found is None or found[0].term < last:
         return None
     payload = found[1]
     theirs = foreign(node)
@@ -223,7 +254,7 @@ def _execute(node: Node, group: Group, observed: _Observed) -> list[str]:
         )
         keep(node, group.uuid, merge)
     if observed.lines():
-        node.note("shares merged", group.name, "; ".join(observed.lines()))
+        node.note("shares merged", group.name, "; ".join((*observed.lines(), *observed.told)))
     for problem in problems:
         node.note("shares not merged", group.name, problem)
     return problems
