@@ -106,8 +106,6 @@ class _Merging:
         self.conflicts: list[Conflict] = []
         self.equal: list[str] = []
         self.merged: list[Share] = []
-        self._stays: set[str] = set()
-        """Keys of this node's own that were put aside to stay as they are."""
 
     def run(self) -> None:
         for _, share in sorted(self._staged.items()):
@@ -192,7 +190,6 @@ class _Merging:
                 self._tell(Kind.CHANGED, mine, "it is not the same there", f"both stay: {name}")
                 self._change(mine, staged)
                 self._change(None, aside)
-                self._stays.add(aside.key)
                 return staged
             case Rule.TIGHTER:
                 both = tighter(mine, staged)
@@ -210,7 +207,7 @@ class _Merging:
         """Shares of these volumes that the partner has not: he may have closed them for good."""
         if self._rules[Kind.REMOVED] is Rule.KEEP_OWN:
             return
-        merged = {*(share.key for share in self.merged), *self._stays}
+        merged = {share.key for share in self.merged}
         for share in sorted(self._own.values(), key=lambda one: one.key):
             if share.volume in volumes and share.key not in merged and _is_open(share):
                 self._tell(Kind.REMOVED, share, "the partner has no such share", "closed here")

@@ -40,7 +40,7 @@ def _smb(mine: Smb | None, staged: Smb | None) -> Smb | None:
         return mine
     if mine is None or staged is None:
         known = mine or staged
-        return replace(known, enabled=False) if known else None
+        return _smb(replace(known, enabled=False), known) if known else None
     users, some = _both(mine.users, staged.users)
     hosts = _hosts(mine, staged)
     guests, possible = _guests(mine.guests, staged.guests)
@@ -115,8 +115,8 @@ def _hosts(mine: Smb, staged: Smb) -> tuple[tuple[str, ...], tuple[str, ...]] | 
         return None
     if not mine.hosts or not staged.hosts:
         return mine.hosts or staged.hosts, ()
-    found = [_narrower(a, b) for a in mine.hosts for b in staged.hosts]
-    hosts = tuple(dict.fromkeys(word for word in found if word))
+    found = {_narrower(a, b) for a in mine.hosts for b in staged.hosts} - {""}
+    hosts = tuple(sorted(found, key=_narrowest_first))
     return (hosts, ()) if hosts else None
 
 
@@ -147,9 +147,9 @@ def _nfs(mine: Nfs | None, staged: Nfs | None) -> Nfs | None:
         return mine
     if mine is None or staged is None:
         known = mine or staged
-        return replace(known, enabled=False) if known else None
+        return _nfs(replace(known, enabled=False), known) if known else None
     pairs = ((a.who, b.who) for a in mine.clients for b in staged.clients)
-    whos = dict.fromkeys(filter(None, (_narrower(a, b) for a, b in pairs)))
+    whos = sorted({who for a, b in pairs if (who := _narrower(a, b))}, key=_narrowest_first)
     clients = tuple(
         _client(who, _about(who, mine.clients), _about(who, staged.clients)) for who in whos
     )
@@ -165,16 +165,17 @@ def _nfs(mine: Nfs | None, staged: Nfs | None) -> Nfs | None:
 
 def _about(who: str, clients: Iterable[NfsClient]) -> NfsClient:
     """The narrowest of the entries that are about all of *who*."""
-    return max((one for one in clients if _narrower(one.who, who) == who), key=_width)
+    fitting = (one for one in clients if _narrower(one.who, who) == who)
+    return min(fitting, key=lambda one: _narrowest_first(one.who))
 
 
-def _width(client: NfsClient) -> int:
-    if client.who == "*":
-        return -1
+def _narrowest_first(who: str) -> tuple[int, str]:
+    if who == "*":
+        return 1, who
     try:
-        return ipaddress.ip_network(client.who, strict=False).prefixlen
+        return -ipaddress.ip_network(who, strict=False).prefixlen, who
     except ValueError:
-        return 999  # a name
+        return -999, who  # a name
 
 
 def _client(who: str, a: NfsClient, b: NfsClient) -> NfsClient:

@@ -238,6 +238,21 @@ def test_a_network_of_this_site_stands_for_the_partners() -> None:
     assert told == [(Kind.NETWORK, "127.0.0.1")]
 
 
+def test_what_is_put_aside_is_open_only_if_that_was_said() -> None:
+    own, staged = share("a", comment="x"), share("a")
+    for removed, opened in ((Rule.TIGHTER, False), (Rule.KEEP_OWN, True)):
+        rules = {Kind.CHANGED: Rule.RENAME, Kind.REMOVED: removed}
+        plan = plan_merge(
+            Here((own,), HERE), [staged], Accounts(), origin="w", rules=rules,
+            volumes=frozenset(VOLUMES[:1]),
+        )  # fmt: skip
+        after = {one.name: one for one in apply_changes((own,), plan.changes)}
+        assert sorted(after) == ["a", "a-own"]
+        aside = after["a-own"].smb
+        assert aside is not None
+        assert aside.enabled is opened
+
+
 def test_missing_accounts_are_made_with_their_numbers_and_collisions_told() -> None:
     alice = User(name="alice", uid=1001, gid=100)
     there = Accounts(
