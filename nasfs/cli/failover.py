@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .session import DryRun, Json, client, print_fields, print_json
+from .session import DryRun, Json, client, print_fields, print_json, warn
 
 if TYPE_CHECKING:
     from nasfs.node.messages import PlanView, Request
@@ -110,6 +110,8 @@ def _print_plan(plan: PlanView) -> None:
     whose = "what there was before" if plan.kind == "rollback" else "what only the partner had"
     for snapshot in plan.kept:
         typer.echo(f"{whose} is kept as {snapshot}")
+    for note in plan.notes:
+        warn(f"note: {note}")
 
 
 def readiness(group: str, as_json: Json = False) -> None:

@@ -46,6 +46,7 @@ from .receivers import take_over
 from .records import ROLLBACK, Group, Journal, Replication
 from .replications import ask_if_wanted
 from .services import Services, mount_volume
+from .share_takeover import merge_staged, serve_shares, with_shares
 from .snapshots import fresh_group_name
 from .yielding import take_back
 
@@ -161,7 +162,7 @@ async def change_roles(
             view = await services.run(observe, group)
             work, done = Work(make_plan(view), subject=subject), 0
         if dry_run:
-            return view_of(work, done)
+            return await services.run(with_shares, group, view_of(work, done))
         await services.run(stop_if_any, uuid, f"a {work.plan.kind}")
         if journal is None:
             await services.run(_begin, group, work)
@@ -176,8 +177,8 @@ async def change_roles(
         done_all = view_of(work, len(work.plan.steps))
         if work.plan.kind == ROLLBACK:
             kept_as = await services.run(group_rollback.kept, group, work.plan)
-            done_all = msgspec.structs.replace(done_all, kept=tuple(kept_as))
-        return done_all
+            return msgspec.structs.replace(done_all, kept=tuple(kept_as))
+        return await services.run(serve_shares, uuid, done_all)
 
 
 def _begin(node: Node, group: Group, work: Work) -> None:
@@ -345,6 +346,7 @@ async def _execute(services: Services, group: Group, work: Work, step: Step) -> 
         case Action.TAKE_OVER:
             role = Role.ACTIVE if step.peer else Role.FAILED_OVER
             await services.run(_take_role, group.uuid, role, step.term)
+            await services.run(merge_staged, group.uuid)
         case Action.REPLICATE:
             await services.run(_replicate, group, work)
             services.replicator.poke()

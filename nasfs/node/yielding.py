@@ -41,6 +41,7 @@ from .inventory import check_active
 from .progress import Yielding
 from .records import YIELD, Group, Journal
 from .services import Services, end_mount
+from .share_travel import tell_partner
 from .sharing import activate
 from .snapshots import find_snap_group, fresh_group_name, seal_members, take_snapshot
 from .users import users_below
@@ -146,6 +147,7 @@ async def drain(services: Services, group: Group, body: bytes) -> bytes:
         try:
             await _stop_serving(services, group, force=ask.force)
             snap_group, name = await _last_snap_group(services, group)
+            await services.run(tell_partner, group)
         except BaseException as exc:
             _take_back(services, group, str(exc))
             raise
