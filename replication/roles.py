@@ -1,4 +1,6 @@
-"""Who is primary: roles, terms and the plan of a failover.  Pure.
+"""Who is primary: roles, terms and the plan of a forced failover.  Pure.
+
+The plans in which both nodes take part stand in ``plans``.
 
 A term rises with every change of roles, and the higher term wins: whoever learns of a higher one
 than its own is fenced.  A plan's steps can each be run again after a crash: observing and
@@ -7,7 +9,7 @@ planning anew then gives what is left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -15,7 +17,7 @@ import msgspec
 
 from nasfs.errors import Refused
 
-from .endpoint import SnapshotRef
+from .endpoint import GroupStatus, SnapshotRef
 from .errors import DataLossNotAccepted, Fenced
 
 
@@ -29,11 +31,23 @@ class Role(Enum):
 
 
 class Action(Enum):
+    """What a step does.  The first four ask the peer, and wait for it."""
+
+    CATCH_UP = "catch up"
+    DRAIN = "drain"
+    RECEIVE = "receive"
+    HAND_OVER = "hand over"
+    REJOIN = "rejoin"
     STOP_RECEIVING = "stop receiving"
     ROLL_BACK = "roll back"
     SKIP_INODES = "skip inode numbers"
     TAKE_OVER = "take over"
+    REPLICATE = "replicate"
+    BECOME_ACTIVE = "become active"
     MOUNT = "mount"
+    KEEP = "keep"
+    GO_BACK = "go back"
+    SEAL = "seal"
 
 
 class SnapGroup(msgspec.Struct, frozen=True):
@@ -53,6 +67,7 @@ class VolumeView(msgspec.Struct, frozen=True):
     mountpoint: str
     mounted: bool
     snapshots: tuple[SnapshotRef, ...]
+    """Oldest first.  Of a passive volume, those that a rollback left aside are not among them."""
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -65,6 +80,10 @@ class GroupView(msgspec.Struct, frozen=True):
     peer_reachable: bool
     volumes: tuple[VolumeView, ...]
     now_ns: int
+    theirs: GroupStatus | None = None
+    """What the peer says of the group; None if it does not answer, or does not know it."""
+    is_home: bool = False
+    """This node is the original primary."""
 
     @property
     def newest(self) -> SnapGroup | None:
@@ -83,20 +102,53 @@ class Step(msgspec.Struct, frozen=True):
     snapshot: SnapshotRef | None = None
     mountpoint: str = ""
     term: int = 0
-    """For TAKE_OVER: the term in which this node becomes failed-over."""
+    """For TAKE_OVER, HAND_OVER and REJOIN: the term in which this node is the primary."""
+    peer: str = ""
+    """The partner's name, where it takes part."""
+    common: Mapping[str, str] = {}
+    """For REJOIN: volume UUID to the GUID of its newest common snapshot."""
 
     def __str__(self) -> str:
-        match self.action:
-            case Action.STOP_RECEIVING:
-                return f"stop receiving {self.subject}"
-            case Action.ROLL_BACK:
-                return f"roll {self.subject} back to @{self.snapshot.name if self.snapshot else ''}"
-            case Action.SKIP_INODES:
-                return f"skip inode numbers of {self.subject} that the lost primary may have used"
-            case Action.TAKE_OVER:
-                return f"raise the term to {self.term} and become failed-over"
-            case Action.MOUNT:
-                return f"mount {self.subject} read-write at {self.mountpoint}"
+        return _SENTENCES[self.action](self)
+
+
+_SENTENCES: Mapping[Action, Callable[[Step], str]] = {
+    Action.CATCH_UP: lambda step: (
+        f"have {step.peer} take a snap group of {step.subject}, and receive it while people go on"
+    ),
+    Action.DRAIN: lambda step: (
+        f"have {step.peer} end the shares of {step.subject}, unmount its volumes and take the"
+        " last snap group"
+    ),
+    Action.RECEIVE: lambda step: f"wait until the last snap group of {step.subject} is here",
+    Action.HAND_OVER: lambda step: f"have {step.peer} become passive in term {step.term}",
+    Action.REJOIN: lambda step: (
+        f"have {step.peer} keep what only it has of {step.subject} as a snapshot, go back to"
+        f" {_at(step)} and become passive"
+    ),
+    Action.STOP_RECEIVING: lambda step: f"stop receiving {step.subject}",
+    Action.ROLL_BACK: lambda step: f"roll {step.subject} back to {_at(step)}",
+    Action.SKIP_INODES: lambda step: (
+        f"skip inode numbers of {step.subject} that {'' if step.peer else 'the lost primary '}"
+        f"{f'{step.peer} has' if step.peer else 'may have'} used"
+    ),
+    Action.TAKE_OVER: lambda step: (
+        f"raise the term to {step.term} and become {'active' if step.peer else 'failed-over'}"
+    ),
+    Action.REPLICATE: lambda step: f"replicate {step.subject} to {step.peer}",
+    Action.BECOME_ACTIVE: lambda step: f"become active, with {step.peer} as the secondary",
+    Action.MOUNT: lambda step: f"mount {step.subject} read-write at {step.mountpoint}",
+    Action.KEEP: lambda step: f"keep {step.subject} as it is now as a snap group",
+    Action.GO_BACK: lambda step: f"make {step.subject} what it was at {_at(step)}",
+    Action.SEAL: lambda step: (
+        f"take a snap group of {step.subject} as it is then"
+        + (f"; with it {step.peer} goes back, too" if step.peer else "")
+    ),
+}
+
+
+def _at(step: Step) -> str:
+    return f"@{step.snapshot.name}" if step.snapshot else "the last snap group"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -107,9 +159,14 @@ class Plan(msgspec.Struct, frozen=True):
     losing: str
     """A sentence: what this loses; empty if nothing."""
     steps: tuple[Step, ...]
+    kind: str = "failover"
+    """``failover`` (the partner is lost), ``switchover`` and ``failback`` (it hands over),
+    ``failback-join`` or ``rollback``."""
+    token: str = ""
+    """By which the partner knows a switchover; of a rollback, the name that its snapshots get."""
 
     def __str__(self) -> str:
-        lines = [f"failover of {self.group}, term {self.term}:"]
+        lines = [f"{self.kind} of {self.group}, term {self.term}:"]
         lines += [f"{number}. {step}" for number, step in enumerate(self.steps, start=1)]
         return "\n".join([*lines, self.losing] if self.losing else lines)
 
@@ -133,42 +190,63 @@ def check_term(group: str, known: int, offered: int) -> None:
         )
 
 
-def newest_complete(snapshots: Mapping[str, Sequence[SnapshotRef]]) -> SnapGroup | None:
-    """The newest snap group of which every volume has its snapshot; None if there is none.
+def complete_groups(snapshots: Mapping[str, Sequence[SnapshotRef]]) -> list[SnapGroup]:
+    """The snap groups of which every volume has its snapshot, oldest first.
 
     Args:
         snapshots: of each volume (UUID), oldest first.
     """
     if not snapshots:
-        return None
+        return []
     by_group = [
         {snapshot.snap_group: snapshot for snapshot in history if snapshot.snap_group}
         for history in snapshots.values()
     ]
-    complete = set.intersection(*(set(groups) for groups in by_group))
-    if not complete:
-        return None
     # By the order of sealing, not by the clock: the same order in all volumes of a group.
-    order = list(by_group[0])
-    guid = max(complete, key=order.index)
-    members = dict(zip(snapshots, (groups[guid] for groups in by_group), strict=True))
-    first = by_group[0][guid]
-    return SnapGroup(guid, first.name, first.time_ns, members)
+    found = []
+    for guid, first in by_group[0].items():
+        if all(guid in groups for groups in by_group):
+            members = dict(zip(snapshots, (groups[guid] for groups in by_group), strict=True))
+            found.append(SnapGroup(guid, first.name, first.time_ns, members))
+    return found
 
 
-def plan_failover(view: GroupView, *, force: bool, lose_unreplicated: bool) -> Plan:
-    """Make this node the primary of a group whose peer is lost.
+def newest_complete(snapshots: Mapping[str, Sequence[SnapshotRef]]) -> SnapGroup | None:
+    """The newest snap group of which every volume has its snapshot; None if there is none."""
+    found = complete_groups(snapshots)
+    return found[-1] if found else None
+
+
+def complete_by_name(view: GroupView, name: str) -> SnapGroup:
+    """The newest complete snap group of that name.  Raises Refused if there is none."""
+    found = complete_groups({volume.uuid: volume.snapshots for volume in view.volumes})
+    named = [one for one in found if one.name == name]
+    if not named:
+        raise Refused(
+            f"group {view.group} has no complete snap group {name} on this node",
+            hint="these are complete: " + ", ".join(one.name for one in found[-8:])
+            if found
+            else "none is complete",
+        )
+    return named[-1]
+
+
+def plan_failover(view: GroupView, *, force: bool, lose_unreplicated: bool, to: str = "") -> Plan:
+    """Make this node the primary of a group whose peer is lost, or is not to be asked.
 
     What the peer wrote after its newest complete snap group is lost here.  The new term fences
     the peer when it comes back.  If this node took over already and a crash left volumes
     unmounted, the plan is to mount them.
 
+    Args:
+        to: the name of an older complete snap group to go back to; empty: the newest.
+
     Raises:
-        Refused: the role is not passive, no snap group is complete, or the peer is alive.
+        Refused: the role is not passive, no (such) snap group is complete, or the peer is alive.
         DataLossNotAccepted: the peer is silent, and not both options were given.
     """
     if view.role is Role.FAILED_OVER and not all(volume.mounted for volume in view.volumes):
-        return Plan(view.group, view.term, "", _mounts(view))
+        return Plan(view.group, view.term, "", mounts(view))
     if view.role is not Role.PASSIVE:
         raise Refused(
             f"group {view.group} is {view.role.value} on this node, not passive",
@@ -180,6 +258,8 @@ def plan_failover(view: GroupView, *, force: bool, lose_unreplicated: bool) -> P
             f"group {view.group} has no complete snap group on this node: nothing to fail over to",
             hint="the first replication has to finish once: nasfs replication show",
         )
+    if to:
+        newest = complete_by_name(view, to)
     losing = f"lost is what {view.peer} wrote after {_moment(newest, view.now_ns)}"
     if not (force and lose_unreplicated):
         _refuse_without_options(view, losing)
@@ -188,6 +268,14 @@ def plan_failover(view: GroupView, *, force: bool, lose_unreplicated: bool) -> P
 
 def _refuse_without_options(view: GroupView, losing: str) -> None:
     options = f"nasfs failover {view.group} --force --lose-unreplicated"
+    if view.theirs is not None:
+        raise Refused(
+            f"{view.peer} answers, but can't hand group {view.group} over: it is"
+            f" {view.theirs.role} there in term {view.theirs.term}, and {view.role.value} here in"
+            f" term {view.term}",
+            hint=f"look at it there: nasfs group show {view.group}; or lose what was not"
+            f" replicated: {options}",
+        )
     if view.peer_reachable:
         raise Refused(
             f"{view.peer} answers: a failover now would lose what it has not replicated",
@@ -209,11 +297,11 @@ def _take_over(view: GroupView, newest: SnapGroup) -> tuple[Step, ...]:
         *rolls,
         *skips,
         Step(Action.TAKE_OVER, view.group, term=view.term + 1),
-        *_mounts(view),
+        *mounts(view),
     )
 
 
-def _mounts(view: GroupView) -> tuple[Step, ...]:
+def mounts(view: GroupView) -> tuple[Step, ...]:
     return tuple(
         Step(Action.MOUNT, volume.name, volume.uuid, mountpoint=volume.mountpoint)
         for volume in view.volumes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,22 @@ class SmbServer:
         return "\n".join(p.read_text(errors="replace") for p in self.home.glob("log*"))[-20_000:]
 
 
+def make_accounts(home: Path, config: Path, passwords: Mapping[str, str], shares: str = "") -> None:
+    """A Samba's private directories below *home*, its smb.conf and its accounts."""
+    for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "bind-dns"):
+        (home / name).mkdir()
+    config.write_text(GLOBALS.format(home=home) + shares)
+    for user, password in passwords.items():
+        subprocess.run(
+            ["smbpasswd", "-c", str(config), "-s", "-a", user],
+            input=f"{password}\n{password}\n",
+            text=True,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+
 @contextmanager
 def smb_server(home: Path, shares: str, users: Sequence[str]) -> Iterator[SmbServer]:
     """smbd with these sections of smb.conf, until the end of the block.
@@ -92,19 +108,8 @@ def smb_server(home: Path, shares: str, users: Sequence[str]) -> Iterator[SmbSer
         home: an empty directory.
         users: accounts of this machine that may log in, all with `PASSWORD`.
     """
-    for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "bind-dns"):
-        (home / name).mkdir()
     config = home / "smb.conf"
-    config.write_text(GLOBALS.format(home=home) + shares)
-    for user in users:
-        subprocess.run(
-            ["smbpasswd", "-c", str(config), "-s", "-a", user],
-            input=f"{PASSWORD}\n{PASSWORD}\n",
-            text=True,
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
+    make_accounts(home, config, dict.fromkeys(users, PASSWORD), shares)
     smbd = subprocess.Popen(
         ["unshare", "-n", "sh", "-c", START, str(config)],
         stdin=subprocess.DEVNULL,

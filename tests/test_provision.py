@@ -193,8 +193,8 @@ class Busy(HostMedia):
         self._disk.fill()
         return super().open(path, write=write)
 
-    def sync_files(self, paths: Sequence[Path]) -> None:
-        super().sync_files(paths)
+    def sync_files(self, paths: Sequence[Path], directories: Sequence[Path]) -> None:
+        super().sync_files(paths, directories)
         self._disk.fill()
 
 

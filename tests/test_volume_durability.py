@@ -46,8 +46,8 @@ class WatchedMedia(HostMedia):
         self.unsynced.add(os.readlink(f"/proc/self/fd/{fd}"))
         super().write(fd, parts, offset)
 
-    def sync_files(self, paths: Sequence[Path]) -> None:
-        super().sync_files(paths)
+    def sync_files(self, paths: Sequence[Path], directories: Sequence[Path]) -> None:
+        super().sync_files(paths, directories)
         self.unsynced -= {str(path.resolve()) for path in paths}
 
 
@@ -90,6 +90,56 @@ def test_metadata_is_not_committed_while_another_sync_is_under_way(path: Path) -
         volume.commit()
         assert media.unsynced == set()
         taken.run()
+
+
+def test_the_name_of_a_layer_is_synced_once_and_again_when_it_is_another_file(path: Path) -> None:
+    class Directories(HostMedia):
+        synced = 0
+        fails = False
+
+        def sync_files(self, paths: Sequence[Path], directories: Sequence[Path]) -> None:
+            if self.fails:
+                raise MediaError(errno.ENOSPC, "the disk of the test")
+            self.synced += len(directories)
+
+    media = Directories()
+    with open_volume(path, media=media) as volume:
+        ino = new_file(volume, b"f")
+
+        def syncs() -> int:
+            before = media.synced
+            volume.write(ino, 0, b"x" * BLOCK)
+            volume.commit()
+            return media.synced - before
+
+        assert [syncs(), syncs()] == [1, 0]
+        volume.seal("s")
+        assert [syncs(), syncs()] == [1, 0]  # another epoch's layer
+        volume.setattr(ino, size=0)
+        volume.commit()
+        while volume.reclaim_step(16):
+            pass
+        assert not list((path / "layers").rglob(f"{ino}.2"))
+        volume.commit()
+        assert [syncs(), syncs()] == [1, 0]
+        volume.seal("t")
+        media.fails = True
+        volume.write(ino, 0, b"x" * BLOCK)
+        work = volume.dirty_data()
+        with pytest.raises(MediaError):
+            work.run()
+        media.fails = False
+        before = media.synced
+        volume.dirty_data().run()
+        assert media.synced == before + 1
+        assert [syncs(), syncs()] == [0, 0]
+        volume.seal("u")
+        volume.write(ino, 0, b"x" * BLOCK)
+        under_way = volume.dirty_data()
+        before = media.synced
+        volume.commit()  # does not rely on what another one has not finished
+        assert media.synced > before
+        under_way.run()
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
@@ -203,11 +253,11 @@ def test_after_a_failed_sync_no_later_commit_is_acknowledged(path: Path) -> None
     class FailingOnce(WatchedMedia):
         failed = False
 
-        def sync_files(self, paths: Sequence[Path]) -> None:
+        def sync_files(self, paths: Sequence[Path], directories: Sequence[Path]) -> None:
             if paths and not self.failed:
                 self.failed = True
                 raise MediaError(errno.EIO, "the disk of the test")
-            super().sync_files(paths)
+            super().sync_files(paths, directories)
 
     volume = open_volume(path, media=FailingOnce())
     volume.write(new_file(volume, b"f"), 0, b"x")

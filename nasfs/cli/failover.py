@@ -1,40 +1,95 @@
-"""``nasfs failover`` and ``nasfs readiness``."""
+"""``nasfs failover``, ``failback-join``, ``failback``, ``rollback`` and ``readiness``."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .session import DryRun, Json, client, print_fields, print_json
 
+if TYPE_CHECKING:
+    from nasfs.node.messages import PlanView, Request
+
+CutOff = Annotated[
+    bool,
+    typer.Option("--force", help="Although files are in use on the partner."),
+]
+
 
 def failover(
     group: str,
     force: Annotated[
-        bool, typer.Option("--force", help="Although the partner has not agreed.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Although files are in use on the partner; with --lose-unreplicated: although it"
+            " has not agreed.",
+        ),
     ] = False,
     lose_unreplicated: Annotated[
         bool,
         typer.Option("--lose-unreplicated", help="What was not replicated will be lost here."),
     ] = False,
+    to: Annotated[
+        str, typer.Option("--to", metavar="SNAPSHOT", help="An older snap group to go back to.")
+    ] = "",
+    call_off: Annotated[
+        bool,
+        typer.Option("--call-off", help="Give up one that waits for the partner; on either node."),
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Make this node the primary of a group.  Given again, it goes on where it was stopped."""
-    from nasfs.node.client import group_url
-    from nasfs.node.messages import FailoverRequest, PlanView
+    from nasfs.errors import ConfigError
+    from nasfs.node.messages import FailoverRequest
 
-    body = FailoverRequest(force, lose_unreplicated, dry_run)
-    plan = client().post(f"{group_url(group)}/failover", PlanView, body)
+    if call_off and (force or lose_unreplicated or to or dry_run):
+        raise ConfigError("--call-off goes with no other option")
+    body = FailoverRequest(force, lose_unreplicated, dry_run, to, call_off)
+    plan = _post(group, "failover", body)
     if as_json:
         print_json(plan)
-        return
-    typer.echo(f"failover of {plan.group}, term {plan.term}:")
+    elif call_off:
+        typer.echo(f"called off; what has become of it: nasfs group show {group}")
+    else:
+        _print_plan(plan)
+
+
+def failback_join(group: str, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Take the old primary back as the secondary of a group that this node has taken over."""
+    from nasfs.node.messages import RoleRequest
+
+    plan = _post(group, "failback-join", RoleRequest(dry_run=dry_run))
+    print_json(plan) if as_json else _print_plan(plan)
+
+
+def failback(
+    group: str, force: CutOff = False, dry_run: DryRun = False, as_json: Json = False
+) -> None:
+    """Make the original primary the primary again; the partner hands the group over."""
+    from nasfs.node.messages import RoleRequest
+
+    plan = _post(group, "failback", RoleRequest(force, dry_run))
+    print_json(plan) if as_json else _print_plan(plan)
+
+
+def _post(group: str, operation: str, body: Request) -> PlanView:
+    from nasfs.node.client import group_url
+    from nasfs.node.messages import PlanView
+    from nasfs.node.words import LONG_S
+
+    return client().post(f"{group_url(group)}/{operation}", PlanView, body, timeout_s=LONG_S)
+
+
+def _print_plan(plan: PlanView) -> None:
+    typer.echo(f"{plan.kind} of {plan.group}, term {plan.term}:")
     for number, step in enumerate(plan.steps, start=1):
         typer.echo(f"{number}. {step.text}" + (" (done)" if step.done else ""))
-    if plan.losing:
-        typer.echo(plan.losing)
+    typer.echo(plan.losing or "nothing is lost")
+    for snapshot in plan.kept:
+        typer.echo(f"what only the partner had is kept there as {snapshot}")
 
 
 def readiness(group: str, as_json: Json = False) -> None:

@@ -79,7 +79,10 @@ def show(group: str, as_json: Json = False) -> None:
             ("volumes", " ".join(view.volumes)),
             ("last snap group", view.last_snapshot),
             ("taken", view.last_snapshot_time),
+            ("original primary", "this node" if view.is_original_primary else "the partner"),
             ("not finished", view.under_way),
+            ("next step", view.next_step),
+            ("what to do", view.to_finish),
         ]
     )
 

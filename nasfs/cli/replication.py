@@ -10,6 +10,7 @@ from nasfs.errors import ConfigError
 from nasfs.node.words import check_name, parse_volume, render_size
 from replication.link import render_rate
 
+from . import verify
 from .link import register
 from .session import DryRun, Json, client, print_fields, print_json, print_table
 
@@ -209,3 +210,4 @@ def delete(group: str) -> None:
 
 
 register(app)
+verify.register(app)

@@ -5,6 +5,7 @@ pyfuse3 holds one session per process, so each mounted volume has a process of i
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -289,7 +290,8 @@ def unmount(mountpoint: Path, *, timeout_s: float = 300.0, force: bool = False) 
         force: what is under way in the volume fails, as ``umount -f`` says.
 
     Raises:
-        Failed: nothing of ours is mounted there, it is in use, or the process took too long.
+        Failed: nothing of ours is mounted there, it is in use, a full disk refuses what it shall
+            make durable (then it stays mounted), or the process took too long.
     """
     path = resolve(mountpoint)
     mount = find_mount(path)
@@ -303,6 +305,7 @@ def unmount(mountpoint: Path, *, timeout_s: float = 300.0, force: bool = False) 
         if force:
             umount("--force", path=path)
         else:
+            _commit(path)
             fusermount("-u", path=path)
     except BaseException:
         if connection is not None:
@@ -312,3 +315,25 @@ def unmount(mountpoint: Path, *, timeout_s: float = 300.0, force: bool = False) 
         log.warning("%s: its process cannot be waited for", path)
     elif not wait_end(connection, timeout_s):
         raise Failed(f"{path} is unmounted, but its process is not done after {timeout_s:g} s")
+
+
+def _commit(path: Path) -> None:
+    """Have the mount make everything durable while it still can say that it could not.
+
+    Raises:
+        Failed: the pool's disk is full.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            return  # not ours to look into; or read-only since an error: there is nothing to save
+        raise Failed(
+            f"{path} stays mounted: the pool's disk is full, and has not taken all that was"
+            " written",
+            hint=f"make room on it and unmount again; or lose that: umount -f {path}",
+        ) from exc

@@ -32,6 +32,7 @@ from . import (
     schedules,
     snapshots,
     status,
+    verifying,
     versions,
 )
 from .drill_routes import DRILLS
@@ -48,6 +49,7 @@ from .messages import (
     PartnerQuestion,
     PoolCreate,
     ReplicationCreate,
+    RoleRequest,
     ScheduleCreate,
     ScheduleExplain,
     ScheduleName,
@@ -70,6 +72,7 @@ from .messages import (
 from .replication_messages import LinkSet, ReceptionSet, ReplicationSet, WindowAdd, WindowRemove
 from .services import Services, mount_volume, unmount_volume
 from .share_routes import SHARES
+from .verify_messages import VerifyRequest
 from .words import VolumeName, check_name
 
 log = logging.getLogger(__name__)
@@ -211,6 +214,14 @@ async def _failover(services: Services, body: FailoverRequest, params: Params) -
     return await failover.fail_over(services, params["group"], body)
 
 
+async def _failback(services: Services, body: RoleRequest, params: Params) -> object:
+    return await failover.fail_back(services, params["group"], body)
+
+
+async def _join(services: Services, body: RoleRequest, params: Params) -> object:
+    return await failover.join(services, params["group"], body)
+
+
 async def _events(services: Services, body: Nothing, params: Params) -> object:
     try:
         after, limit = int(params.get("after", "0")), int(params.get("limit", "200"))
@@ -269,6 +280,8 @@ ROUTES = (
     Route("POST", "/v1/groups/{group}/remove", GroupMembers, _remove_members),
     Route("POST", "/v1/groups/{group}/destroy", Nothing, _plain(groups.destroy_group, "group")),
     Route("POST", "/v1/groups/{group}/failover", FailoverRequest, _failover),
+    Route("POST", "/v1/groups/{group}/failback", RoleRequest, _failback),
+    Route("POST", "/v1/groups/{group}/failback-join", RoleRequest, _join),
     Route("GET", "/v1/groups/{group}/readiness", Nothing, _plain(failover.readiness, "group")),
     Route("GET", "/v1/pair", Nothing, _plain(pairing.pair_view)),
     Route("POST", "/v1/pair/invite", Nothing, _plain(pairing.invite)),
@@ -288,6 +301,7 @@ ROUTES = (
     ),
     Route("POST", "/v1/replications/{group}/split", Nothing, replications.split),
     Route("POST", "/v1/replications/{group}/join", Nothing, replications.join),
+    Route("POST", "/v1/replications/{group}/verify", VerifyRequest, verifying.verify),
     Route("GET", "/v1/link", Nothing, links.show_link),
     Route("PATCH", "/v1/link", LinkSet, links.set_link),
     Route("GET", "/v1/receptions/{group}", Nothing, _plain(receptions.show, "group")),

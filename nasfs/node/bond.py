@@ -194,5 +194,15 @@ class Bond:
             next_step, group_uuid, next_step,
         )  # fmt: skip
 
+    def note_in_journal(self, group_uuid: str, kind: str, body: bytes) -> None:
+        """Remember more of a plan under way (nothing, if another or none is under way)."""
+        self.database.do(
+            "UPDATE journal SET body = ? WHERE grp = ? AND kind = ?", body, group_uuid, kind
+        )
+
+    def go_back_to(self, group_uuid: str, next_step: int) -> None:
+        """Steps that are done are to be done again."""
+        self.database.do("UPDATE journal SET next_step = ? WHERE grp = ?", next_step, group_uuid)
+
     def end_journal(self, group_uuid: str) -> None:
         self.database.do("DELETE FROM journal WHERE grp = ?", group_uuid)

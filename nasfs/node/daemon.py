@@ -30,6 +30,7 @@ from .sockets import bind_unix
 from .supervisor import Supervisor
 from .traffic import Traffic
 from .watch import step_down_of, watch_partner
+from .yielding import take_back_leftovers, take_back_unheard
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ async def _main(node: Node) -> None:
     await trio.to_thread.run_sync(adopt_volumes, node)
     await trio.to_thread.run_sync(settle_leftovers, node)
     await trio.to_thread.run_sync(clear_leftovers, node)
+    await trio.to_thread.run_sync(take_back_leftovers, node)
     fenced_in, fenced_out = trio.open_memory_channel[str](8)
     supervisor = Supervisor(node)
     replicator = Replicator(node, Traffic(node), fenced_in)
@@ -76,6 +78,7 @@ async def _main(node: Node) -> None:
             nursery.start_soon(scheduler.run)
             nursery.start_soon(keep_shares, node)
             nursery.start_soon(keep_drills, node)
+            nursery.start_soon(take_back_unheard, services)
             node.state.note("daemon", "started", node.config.name, f"process {os.getpid()}")
             log.info("node %s is up", node.config.name)
             async for number in signals:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from nasfs.errors import NasError, Refused
 
+from . import staging
 from .context import Node
 from .engine import info
 from .inventory import check_active
 from .messages import GroupView, when
+from .progress import describe, how_to_finish
 from .records import Group, VolumeRow
 from .state import new_uuid
 from .words import check_name, parse_volume
@@ -62,6 +64,7 @@ def destroy_group(node: Node, name: str) -> None:
     group = node.state.group(name)
     _check_unreplicated(node, group)
     node.state.forget_group(group.uuid)
+    staging.forget(node, group.uuid)
     node.note("group destroyed", name)
 
 
@@ -85,7 +88,7 @@ def group_views(node: Node) -> list[GroupView]:
 
 def group_view(node: Node, group: Group) -> GroupView:
     rows = node.state.members(group.uuid)
-    newest = newest_snap_group(node, rows)
+    newest = newest_snap_group(node, rows, passive=group.role == "passive")
     journal = node.bond.journal(group.uuid)
     return GroupView(
         name=group.name,
@@ -96,17 +99,26 @@ def group_view(node: Node, group: Group) -> GroupView:
         last_snapshot=newest[0] if newest else None,
         last_snapshot_time=when(newest[1]) if newest else None,
         under_way=journal.kind if journal else "",
+        next_step=describe(journal)[1] if journal else "",
+        to_finish=how_to_finish(journal, group.name) if journal else "",
+        is_original_primary=bool(group.home),
     )
 
 
-def newest_snap_group(node: Node, rows: list[VolumeRow]) -> tuple[str, int] | None:
-    """Name and time (ns) of the newest snap group that all *rows* have, or None."""
+def newest_snap_group(
+    node: Node, rows: list[VolumeRow], *, passive: bool = False
+) -> tuple[str, int] | None:
+    """Name and time (ns) of the newest snap group that all *rows* have, or None.
+
+    Of *passive* volumes, what they kept when they went back to a common one does not count.
+    """
     common: dict[str, tuple[int, str]] | None = None
     for row in rows:
         try:
-            snapshots = info(node, row).snapshots
+            found = info(node, row)
         except (NasError, OSError):
             return None
+        snapshots = found.ancestors if passive else found.snapshots
         mine = {s.snap_group: (s.time_ns, s.name) for s in snapshots if s.snap_group}
         common = mine if common is None else {k: v for k, v in common.items() if k in mine}
     if not common:

@@ -24,7 +24,7 @@ from nasfs.volume import rename_volume as engine_rename
 from .context import MountPhase, MountState, Node
 from .engine import Server, ask, change, find_server, info
 from .messages import PoolCreate, PoolView, VolumeCreate, VolumeView
-from .records import Group, Pool, VolumeRow
+from .records import YIELD, Group, Pool, VolumeRow
 from .state import new_uuid
 from .words import VolumeName, check_name, check_provision, parse_volume, render_size
 
@@ -232,6 +232,17 @@ def check_active(node: Node, group: Group) -> None:
             "stale": "the partner has taken over; this side keeps everything until it rejoins",
         }
         raise Refused(f"group {group.name} is {group.role} here", hint=hint[group.role])
+    if is_yielding(node, group):
+        raise Refused(
+            f"group {group.name} is being handed over to the partner",
+            hint=f"to call that off: nasfs failover {group.name} --call-off",
+        )
+
+
+def is_yielding(node: Node, group: Group) -> bool:
+    """Whether nothing may be changed here because the partner is about to take the group over."""
+    journal = node.bond.journal(group.uuid)
+    return journal is not None and journal.kind == YIELD
 
 
 def _check_unused(node: Node, row: VolumeRow, doing: str) -> None:

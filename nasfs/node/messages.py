@@ -252,6 +252,12 @@ class GroupView(msgspec.Struct, frozen=True):
     last_snapshot_time: str | None
     under_way: str
     """A plan that was begun and is not finished; empty for none."""
+    next_step: str = ""
+    """What comes next in it."""
+    to_finish: str = ""
+    """What a person can do about it."""
+    is_original_primary: bool = True
+    """This node is; else its partner."""
 
 
 # snapshot policies
@@ -469,6 +475,24 @@ class FailoverRequest(Request, frozen=True):
     force: bool = False
     lose_unreplicated: bool = False
     dry_run: bool = False
+    to: str = ""
+    """The name of an older snap group to go back to; empty: the newest."""
+    call_off: bool = False
+    """Not a failover: give up one that waits for the partner."""
+
+
+class RoleRequest(Request, frozen=True):
+    """A failback or a failback join."""
+
+    force: bool = False
+    """Although files are in use on the partner."""
+    dry_run: bool = False
+
+
+class GroupRollback(Request, frozen=True):
+    snapshot: str
+    """The snap group's name."""
+    dry_run: bool = False
 
 
 class StepView(msgspec.Struct, frozen=True):
@@ -482,6 +506,10 @@ class PlanView(msgspec.Struct, frozen=True):
     losing: str
     """A sentence: what this loses."""
     steps: tuple[StepView, ...]
+    kind: str = "failover"
+    """``failover``, ``switchover``, ``failback``, ``failback-join`` or ``rollback``"""
+    kept: tuple[str, ...] = ()
+    """Snapshots that keep what would else be lost."""
 
 
 class ReadinessView(msgspec.Struct, frozen=True):

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from nasfs.errors import Refused
+from replication import handover
 
+from . import rejoining, yielding
 from .messages import PartnerAnswer, PartnerQuestion
 from .records import Group
 from .services import Services
 
 Daemon = Callable[[Services, Group, bytes], Awaitable[bytes]]
 
-DAEMON: Mapping[str, Daemon] = {}
+DAEMON: Mapping[str, Daemon] = {
+    handover.CATCH_UP: yielding.catch_up,
+    handover.DRAIN: yielding.drain,
+    handover.SENDING: yielding.sending,
+    handover.HAND_OVER: yielding.hand_over,
+    handover.KEEP: yielding.keep,
+    handover.REJOIN: rejoining.rejoin,
+}
 """By operation."""
 
 

@@ -35,6 +35,8 @@ class Group(msgspec.Struct, frozen=True):
     name: str
     role: str
     term: int
+    home: int = 1
+    """1: it was made here, this node is its original primary; 0: the partner is."""
 
 
 class Invitation(msgspec.Struct, frozen=True):
@@ -138,6 +140,14 @@ class Transfer(msgspec.Struct, frozen=True):
     bytes: int
     wire_bytes: int
     seconds: float
+
+
+YIELD = "hand-over"
+"""Kind of the journal of a primary that hands its group over: nothing is written here."""
+REJOIN = "rejoin"
+"""Kind of the journal of an old primary that becomes a secondary."""
+ROLLBACK = "rollback"
+"""Kind of the journal of a group's rollback: some of its volumes may have gone back."""
 
 
 class Journal(msgspec.Struct, frozen=True):

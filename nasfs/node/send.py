@@ -31,6 +31,7 @@ from .outgoing import Outgoing, Say, group_spec
 from .places import Places
 from .records import Group
 from .reports import Both, Done, Failure, Held, Report, Running, write_report
+from .share_travel import tell_partner
 
 PATIENCE_S = 15.0
 """Without progress for so long, the daemon decides when to try again (seconds)."""
@@ -139,7 +140,9 @@ def send_group(node: Node, group: Group, governor: Governor, say: Say) -> Done:
     if made is None:
         raise Failed(f"group {group.name} is not replicated")
     outgoing = Outgoing(node, group, made, governor, say, patience_s=PATIENCE_S)
-    return outgoing.run(group_spec(node, group, made, node.bond.remote_names()))
+    done = outgoing.run(group_spec(node, group, made, node.bond.remote_names()))
+    tell_partner(node, group)
+    return done
 
 
 def _failure(exc: NasError) -> Failure:

@@ -30,6 +30,10 @@ class Services:
     supervisor: Supervisor
     replicator: Replicator
     scheduler: Scheduler
+    heard: dict[str, float] = field(default_factory=dict)
+    """By group (UUID): when the partner last asked about a change of roles (trio's clock)."""
+    agreeing: dict[str, trio.CancelScope] = field(default_factory=dict)
+    """By group (UUID): a change of roles that waits for the partner, and can be called off."""
     _locks: dict[str, trio.Lock] = field(default_factory=dict)
 
     def lock(self, group_uuid: str) -> trio.Lock:

@@ -20,7 +20,7 @@ from sharecfg.placed import Placed
 from sharecfg.samba import parse_samba, render_samba
 
 from .context import MountPhase, Node
-from .inventory import WRITABLE_ROLES, mount_state
+from .inventory import WRITABLE_ROLES, is_yielding, mount_state
 from .share_files import HEAD, Disk, Server, ShareFile, read_text, replace_file, share_files
 from .share_servers import check_text, reload
 
@@ -96,6 +96,8 @@ def _standing(node: Node, share: Share, theirs: Foreign) -> Standing:
     group = node.state.find_group(row.group) if row.group else None
     if group is not None and group.role not in WRITABLE_ROLES:
         return Standing(share, path, f"group {group.name} is {group.role} here")
+    if group is not None and is_yielding(node, group):
+        return Standing(share, path, f"group {group.name} is being handed over")
     if mount.phase is not MountPhase.MOUNTED:
         return Standing(share, path, "its volume is not mounted")
     taken = {Server.SAMBA} if share.smb and share.key in theirs.sections else set()

@@ -29,6 +29,7 @@ from . import partner
 from .context import Node
 from .engine import reclaim_all
 from .pairing import identity
+from .progress import still_receives
 from .receivers import announce, take_over, withdraw
 from .records import HOLDER, Group, Invitation, Pool, VolumeRow
 from .words import check_name
@@ -78,7 +79,7 @@ class NodeSite:
         pools = {pool.name: pool for pool in self._node.state.pools()}
         rows = [self._make_volume(pools, volume) for volume in spec.volumes]
         with self._node.state.change():
-            self._node.state.add_group(Group(spec.uuid, spec.name, "passive", spec.term))
+            self._node.state.add_group(Group(spec.uuid, spec.name, "passive", spec.term, 0))
             for row in rows:
                 if self._node.state.find_volume(row.uuid) is None:
                     self._node.state.add_volume(row)
@@ -177,7 +178,8 @@ class NodeSite:
         check_term(group.name, group.term, term)
         if group.role != "passive":
             raise Refused(f"group {group.name} is {group.role} on the partner")
-        if self._node.bond.journal(group_uuid):
+        journal = self._node.bond.journal(group_uuid)
+        if journal is not None and not still_receives(journal):
             raise Refused(f"a failover of group {group.name} is under way on the partner")
 
     def _open(self, row: VolumeRow) -> VolumeSink:
@@ -246,7 +248,7 @@ class _NodeSink:
 def _keep_newest(node: Node, row: VolumeRow, surplus: list[str]) -> None:
     """Hold the newest snapshot of a passive volume; destroy the surplus, but what is held."""
     with open_volume(node.volume_path(row)) as volume:
-        newest = list(volume.snapshots())[-1]
+        newest = volume.ancestors()[-1]
         for guid, holds in volume.all_holds().items():
             if guid != newest.guid and any(hold.owner == HOLDER for hold in holds):
                 volume.release_hold_nowait(volume.snapshot(guid).name, HOLDER)

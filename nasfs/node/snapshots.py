@@ -20,6 +20,7 @@ from .context import Node
 from .engine import change, info, reclaim_all
 from .inventory import check_active, check_writable
 from .messages import HoldView, SnapshotView, when
+from .progress import change_under_way
 from .records import HOLDER, Group, VolumeRow
 from .snap_groups import take_snap_group
 from .state import new_uuid
@@ -49,6 +50,13 @@ def take_snapshot(node: Node, text: str) -> list[SnapshotView]:
 def _take_snap_group(node: Node, group: Group, name: str) -> tuple[list[VolumeRow], float]:
     """The members, and how long changes were held (seconds)."""
     check_active(node, group)
+    if busy := change_under_way(node, group):
+        raise Refused(busy, hint="nasfs status tells how to finish it")
+    return seal_members(node, group, name)
+
+
+def seal_members(node: Node, group: Group, name: str) -> tuple[list[VolumeRow], float]:
+    """The same, whatever the role of the group is and whatever is under way with it."""
     rows = node.state.members(group.uuid)
     if not rows:
         raise Refused(f"group {group.name} has no volumes")
@@ -206,10 +214,10 @@ def _check_received(node: Node, row: VolumeRow, doomed: list[Snapshot]) -> None:
             raise Refused(f"{name} can't be destroyed: {leased[snapshot.guid]}")
     group = node.state.find_group(row.group) if row.group else None
     if group is not None and group.role == "passive":
-        newest = info(node, row).snapshots[-1]
-        if newest in doomed:
+        newest = info(node, row).ancestors[-1:]  # not what it kept when it went back to that
+        if newest and newest[0] in doomed:
             raise Refused(
-                f"{node.state.volume_name(row)}@{newest.name} is the newest snapshot that has"
+                f"{node.state.volume_name(row)}@{newest[0].name} is the newest snapshot that has"
                 " arrived; a failover goes back to it, and the next delta begins there"
             )
 

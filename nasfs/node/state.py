@@ -125,14 +125,14 @@ class State:
 
     def groups(self) -> list[Group]:
         rows = self.database.rows(
-            "SELECT uuid, name, role, term FROM consistency_group ORDER BY name"
+            "SELECT uuid, name, role, term, home FROM consistency_group ORDER BY name"
         )
         return [Group(*row) for row in rows]
 
     def group(self, name: str) -> Group:
         """By name.  Raises Failed if there is none."""
         row = self.database.row(
-            "SELECT uuid, name, role, term FROM consistency_group WHERE name = ?", name
+            "SELECT uuid, name, role, term, home FROM consistency_group WHERE name = ?", name
         )
         if row is None:
             raise Failed(f"there is no group {name}", hint="nasfs group list shows the groups")
@@ -140,15 +140,16 @@ class State:
 
     def find_group(self, group_uuid: str) -> Group | None:
         row = self.database.row(
-            "SELECT uuid, name, role, term FROM consistency_group WHERE uuid = ?", group_uuid
+            "SELECT uuid, name, role, term, home FROM consistency_group WHERE uuid = ?", group_uuid
         )
         return Group(*row) if row else None
 
     def add_group(self, group: Group) -> None:
         try:
             self.database.do(
-                "INSERT INTO consistency_group VALUES (?, ?, ?, ?)",
-                group.uuid, group.name, group.role, group.term,
+                "INSERT INTO consistency_group (uuid, name, role, term, home)"
+                " VALUES (?, ?, ?, ?, ?)",
+                group.uuid, group.name, group.role, group.term, group.home,
             )  # fmt: skip
         except sqlite3.IntegrityError as exc:
             raise Failed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import nasfs
 
-from . import groups, inventory, pairing, schedules
+from . import groups, inventory, pairing, schedules, share_travel
 from .context import Node
 from .messages import EventView, GroupView, ReplicationView, StatusView, VolumeView, when
 from .replication_views import SKEW_S, replication_views
@@ -27,7 +27,11 @@ def status_view(node: Node, replicator: Replicator, scheduler: Scheduler) -> Sta
         groups=group_views,
         replications=sends,
         schedules=policies,
-        attention=(*_attention(volumes, group_views, sends), *schedules.attention(policies)),
+        attention=(
+            *_attention(volumes, group_views, sends),
+            *schedules.attention(policies),
+            *share_travel.attention(node),
+        ),
     )
 
 
@@ -40,8 +44,8 @@ def _attention(
     for group in group_views:
         if group.under_way:
             said.append(
-                f"group {group.name}: a {group.under_way} is not finished;"
-                f" finish it: nasfs failover {group.name}"
+                f"group {group.name}: a {group.under_way} is not finished; next: {group.next_step};"
+                f" {group.to_finish}"
             )
         if group.role == "stale":
             said.append(f"group {group.name}: the partner has taken over; nothing is served here")

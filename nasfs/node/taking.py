@@ -20,6 +20,7 @@ from .context import Node
 from .engine import changed_since, info
 from .inventory import WRITABLE_ROLES
 from .policies import Claim, PolicyRow
+from .progress import change_under_way
 from .records import HOLDER, Group, VolumeRow
 from .snapshots import destroy_snapshots, take_snapshot
 
@@ -40,6 +41,8 @@ class Target:
     rows: tuple[VolumeRow, ...]
     group: Group | None
     """The group that it is, or that the volume is in."""
+    busy: str = ""
+    """Of the group: why no snapshot is taken or destroyed for the moment."""
 
     @property
     def scope(self) -> str:
@@ -51,6 +54,8 @@ class Target:
         """Why nothing is taken and nothing destroyed here, in words; empty: nothing prevents it."""
         if self.group is not None and self.group.role not in WRITABLE_ROLES:
             return f"group {self.group.name} is {self.group.role} here"
+        if self.busy:
+            return self.busy
         return "" if self.rows else f"group {self.label} has no volumes"
 
 
@@ -69,12 +74,14 @@ def target_of(node: Node, policy: PolicyRow) -> Target:
         group = node.state.find_group(policy.group)
         if group is None:
             raise Failed(f"the group of policy {policy.name} is gone")
-        return Target(group.name, tuple(node.state.members(group.uuid)), group)
+        rows = tuple(node.state.members(group.uuid))
+        return Target(group.name, rows, group, change_under_way(node, group))
     row = node.state.find_volume(policy.volume)
     if row is None:
         raise Failed(f"the volume of policy {policy.name} is gone")
     group = node.state.find_group(row.group) if row.group else None
-    return Target(str(node.state.volume_name(row)), (row,), group)
+    busy = change_under_way(node, group) if group else ""
+    return Target(str(node.state.volume_name(row)), (row,), group, busy)
 
 
 def volumes_of(node: Node, volume_uuid: str, group_uuid: str) -> list[VolumeRow]:

@@ -43,11 +43,11 @@ async def _ask(services: Services) -> None:
 
 def taken_over(node: Node) -> list[str]:
     """The groups, active here, of which the partner knows a higher term."""
+    replicated = {made.group for made in node.bond.replications()}
     groups = [
         group
-        for made in node.bond.replications()
-        if (group := node.state.find_group(made.group)) is not None
-        and group.role in ("active", "failed-over")
+        for group in node.state.groups()
+        if group.role == "failed-over" or (group.role == "active" and group.uuid in replicated)
     ]
     if not groups or node.bond.peer() is None:
         return []

@@ -18,6 +18,7 @@ from nasfs.volume.errors import (
     VolumeExists,
     WouldWait,
 )
+from nasfs.volume.identities import IdentityCounts, count_identities, newest_counts
 from nasfs.volume.pool import (
     Pool,
     VolumeInfo,
@@ -78,6 +79,7 @@ __all__ = [
     "FormatError",
     "FsError",
     "Hold",
+    "IdentityCounts",
     "Ino",
     "Inode",
     "Layer",
@@ -105,11 +107,13 @@ __all__ = [
     "WouldWait",
     "check_volume",
     "check_volume_name",
+    "count_identities",
     "create_pool",
     "create_volume",
     "destroy_volume",
     "diff_volume",
     "list_volumes",
+    "newest_counts",
     "open_pool",
     "open_volume",
     "remove_leftovers",

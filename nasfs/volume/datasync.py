@@ -21,7 +21,7 @@ class DataSync:
 
     Args:
         keys: layers that were written or punched.
-        thinned: directories from which layers were removed, by their number.
+        directories: those in which names came or went, by their number.
         logs: what waits to be written, by layer.
     """
 
@@ -29,12 +29,12 @@ class DataSync:
         self,
         layers: Layers,
         keys: frozenset[LayerKey],
-        thinned: frozenset[int],
+        directories: frozenset[int],
         logs: dict[LayerKey, WriteLog],
     ) -> None:
         self._layers = layers
         self.keys = keys
-        self.thinned = thinned
+        self.directories = directories
         self.logs = logs
         self.lost = False
         """After a failure: some of the data may be gone.  Otherwise it waits as before."""
@@ -45,16 +45,17 @@ class DataSync:
     @property
     def count(self) -> int:
         """Files and directories to sync."""
-        return len(self.keys) + len(self.thinned)
+        return len(self.keys) + len(self.directories)
 
     def run(self) -> None:
         layers = self._layers
         try:
             self.write()
             self.lost = True  # unless the sync says that it is there
-            layers.media.sync_files(_Paths(layers, sorted(self.keys)))
-            for index in sorted(self.thinned):
-                layers.media.sync_directory(layers.directory(index))
+            layers.media.sync_files(
+                _Paths(layers, sorted(self.keys)),
+                [layers.directory(index) for index in sorted(self.directories)],
+            )
         except BaseException:
             layers.sync_ended(self, failed=True)
             raise

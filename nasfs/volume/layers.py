@@ -20,6 +20,9 @@ from nasfs.volume.media import Media
 
 DIRECTORIES = 256
 
+NAMED = 65_536
+"""So many layers are remembered as having synced names; else a directory is synced once more."""
+
 
 def directory_name(index: int) -> str:
     return f"{index:02x}"
@@ -38,7 +41,10 @@ class Layers:
         self._readers: dict[LayerKey, int] = {}
         self._writers: dict[LayerKey, int] = {}
         self._dirty: set[LayerKey] = set()
-        self._thinned: set[int] = set()
+        self._directories: set[int] = set()
+        """Those from which layers were removed."""
+        self._named: set[LayerKey] = set()
+        """Layers whose names are synced; or will be, with one of the directories that are to be."""
         self._spoiled: set[LayerKey] = set()
         self._under_way: set[DataSync] = set()
         self._behind = Behind()
@@ -173,6 +179,17 @@ class Layers:
             self.media.close(fd)
         return data if len(data) == length else data.ljust(length, b"\0")
 
+    def read_disk(self, ino: int, epoch: int, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer from a sealed layer as it is on the disk (see `Media.read_disk`)."""
+        path = self._path(ino, epoch)
+        try:
+            count = self.media.read_disk(path, buffer, offset)
+        except MediaError as exc:
+            if isinstance(exc.__cause__, FileNotFoundError):
+                raise CorruptionError(path, "the block map names a missing layer") from exc
+            raise
+        buffer[count:] = bytes(len(buffer) - count)
+
     # what waits to be written
 
     @property
@@ -295,7 +312,8 @@ class Layers:
                 self.media.close(fd)
         with self._lock:  # as with `punch`: a power cut must not bring the file back unnoticed
             self._dirty.discard(key)
-            self._thinned.add(ino % DIRECTORIES)
+            self._named.discard(key)
+            self._directories.add(ino % DIRECTORIES)
         self.media.unlink(self.path(ino, epoch))
 
     def listing(self, index: int) -> list[LayerKey]:
@@ -310,7 +328,7 @@ class Layers:
     def take_dirty(self) -> DataSync:
         """All that was changed and not synced; it counts as synced unless the sync fails."""
         with self._lock:
-            return self._take(set(self._dirty), set(self._thinned))
+            return self._take(set(self._dirty), set(self._directories))
 
     def take_unsynced(self) -> DataSync:
         """Like `take_dirty`, and again what others took and have not finished syncing."""
@@ -322,30 +340,35 @@ class Layers:
         with self._lock:
             return self._take(
                 self._dirty.union(*(other.keys for other in others)),
-                self._thinned.union(*(other.thinned for other in others)),
+                self._directories.union(*(other.directories for other in others)),
             )
 
-    def _take(self, keys: set[LayerKey], thinned: set[int]) -> DataSync:
+    def _take(self, keys: set[LayerKey], directories: set[int]) -> DataSync:
         # Later writes to a layer must not land before earlier ones.
         assert not self._landing, "what is under way is written before more is taken"
         logs = self._behind.take_all()
         keys.update(logs)
-        work = DataSync(self, frozenset(keys), frozenset(thinned), logs)
-        self._dirty, self._thinned = set(), set()
+        unnamed = keys - self._named
+        directories.update(ino % DIRECTORIES for ino, _ in unnamed)
+        if len(self._named) + len(unnamed) > NAMED:
+            self._named.clear()
+        self._named |= unnamed
+        work = DataSync(self, frozenset(keys), frozenset(directories), logs)
+        self._dirty, self._directories = set(), set()
         self._under_way.add(work)
         self._landing.update(dict.fromkeys(logs, work))
         return work
 
     @property
     def is_dirty(self) -> bool:
-        return bool(self._dirty or self._thinned or self._behind.logs)
+        return bool(self._dirty or self._directories or self._behind.logs)
 
     def sync_ended(self, work: DataSync, *, failed: bool) -> None:
         with self._lock:
             self._under_way.discard(work)
             if failed:
                 self._dirty |= work.keys
-                self._thinned |= work.thinned
+                self._directories |= work.directories
 
     def close_all(self) -> None:
         for cache in (self._readers, self._writers):

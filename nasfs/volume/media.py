@@ -47,6 +47,14 @@ class Media(Protocol):
         """
         ...
 
+    def read_disk(self, path: str | Path, buffer: memoryview, offset: int) -> int:
+        """Fill the buffer with what the disk holds, not the host's memory; bytes read.
+
+        The buffer begins at a page of memory; its length and the offset are whole blocks.  Where
+        the host can't read past its memory (tmpfs), what is there is read.
+        """
+        ...
+
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
         """All parts, one behind the other, or `MediaError`."""
         ...
@@ -89,8 +97,12 @@ class Media(Protocol):
 
     def names(self, directory: Path) -> list[str]: ...
 
-    def sync_files(self, paths: Sequence[Path]) -> None:
-        """Data, sizes and directory entries of these files are on stable storage on return."""
+    def sync_files(self, paths: Sequence[Path], directories: Sequence[Path]) -> None:
+        """Data and sizes of files, and the names in directories, are on stable storage on return.
+
+        A file whose name was not synced before is there after a power cut only if its directory
+        is among them.
+        """
         ...
 
     def sync(self, fd: int) -> None:
@@ -174,6 +186,18 @@ class HostMedia:
                     break
                 done += count
         return done
+
+    def read_disk(self, path: str | Path, buffer: memoryview, offset: int) -> int:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise MediaError(exc.errno or errno.EIO, str(path)) from exc
+            fd = self.open(path, write=False)
+        try:
+            return self.read_into(fd, buffer, offset, wait=True) or 0
+        finally:
+            self.close(fd)
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
         with _translated("write to a layer"):
@@ -263,13 +287,13 @@ class HostMedia:
         with _translated(str(directory)):
             return os.listdir(directory)
 
-    def sync_files(self, paths: Sequence[Path]) -> None:
+    def sync_files(self, paths: Sequence[Path], directories: Sequence[Path]) -> None:
         if len(paths) >= self.MANY:
             self.sync_filesystem(paths[0].parent)
             return
         for path in paths:
             self._sync_file(path)
-        for directory in sorted({path.parent for path in paths}):
+        for directory in directories:
             self.sync_directory(directory)
 
     def sync(self, fd: int) -> None:

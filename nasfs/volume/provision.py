@@ -148,7 +148,7 @@ class Reservation:
             free = self._free()
             try:
                 self._grow(needed)
-                self._media.sync_files([self._path])
+                self._media.sync_files([self._path], [self._path.parent])
                 self._unsynced = False
             except MediaError as exc:
                 raise self._explained(exc, needed - self._held, free) from exc
@@ -195,7 +195,7 @@ class Reservation:
             elif self._held + slack < least:
                 self._take_back(least, search=exactly)
             if wait and self._unsynced:
-                self._media.sync_files([self._path])
+                self._media.sync_files([self._path], [self._path.parent])
                 self._unsynced = False
 
     def give_way(self, count: int) -> bool:
@@ -349,6 +349,9 @@ class ReservedMedia:
     def read(self, fd: int, length: int, offset: int) -> bytes:
         return self._media.read(fd, length, offset)
 
+    def read_disk(self, path: str | Path, buffer: memoryview, offset: int) -> int:
+        return self._media.read_disk(path, buffer, offset)
+
     def read_into(self, fd: int, buffer: memoryview, offset: int, *, wait: bool) -> int | None:
         return self._media.read_into(fd, buffer, offset, wait=wait)
 
@@ -379,8 +382,8 @@ class ReservedMedia:
     def names(self, directory: Path) -> list[str]:
         return self._media.names(directory)
 
-    def sync_files(self, paths: Sequence[Path]) -> None:
-        self._media.sync_files(paths)
+    def sync_files(self, paths: Sequence[Path], directories: Sequence[Path]) -> None:
+        self._media.sync_files(paths, directories)
 
     def sync(self, fd: int) -> None:
         self._media.sync(fd)
