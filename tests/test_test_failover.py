@@ -23,10 +23,13 @@ from nasfs.node.drill_keeper import clear_leftovers, let_go
 from nasfs.node.drill_messages import DrillStart
 from nasfs.node.drill_table import HOLDER, Drills, Phase, Probe
 from nasfs.node.places import Places
+from nasfs.node.smb_accounts import Samba
+from nasfs.node.staging import stage
 from nasfs.node.words import VolumeName
 from nasfs.volume import Access as VolumeAccess
 from nasfs.volume import open_volume
-from sharecfg.model import Access, Nfs, NfsClient, Share, Smb
+from sharecfg.model import Share, Smb
+from sharecfg.payload import Payload, SmbAccount, encode_payload
 from tests.node_world import NodeWorld, mounts_below, wait_until
 from tests.pair_world import Pair, paired
 from tests.smb import GLOBALS, PASSWORD
@@ -146,8 +149,8 @@ def probes_of(node: NodeWorld, volume: str) -> tuple[Probe, ...]:
         return probe_files(drill, found)
 
 
-def set_up_samba(node: NodeWorld) -> None:
-    """A Samba of the node, with an account; its smbd does not run."""
+def set_up_samba(node: NodeWorld, *, account: bool = True) -> None:
+    """A Samba of the node, perhaps with an account; its smbd does not run."""
     home = node.root / "samba"
     home.mkdir()
     for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "bind-dns"):
@@ -155,6 +158,8 @@ def set_up_samba(node: NodeWorld) -> None:
     conf = node.root / "etc/samba/smb.conf"
     conf.parent.mkdir()
     conf.write_text(GLOBALS.format(home=home))
+    if not account:
+        return
     subprocess.run(
         ["smbpasswd", "-c", str(conf), "-s", "-a", USER],
         input=f"{PASSWORD}\n{PASSWORD}\n", text=True, check=True, capture_output=True, timeout=60,
@@ -174,19 +179,16 @@ def client(view: dict[str, Any], share: str, command: str) -> str:
 
 def test_shares_are_served_by_an_smbd_of_its_own(pair: Pair) -> None:
     a, b = pair.a, pair.b
-    set_up_samba(b)
-    fill(a.mountpoint("tank/home"))
-    os.chmod(a.mountpoint("tank/home"), 0o777)
-    pair.replicate("one")
-    home, mail = (b.json("volume", "show", f"safe/{name}")["uuid"] for name in ("home", "mail"))
-    shares = (
-        Share(name="docs", volume=home, smb=Smb(users=(USER,), modules=("acl_xattr",))),
-        Share(name="look", volume=home, smb=Smb(users=(USER,), access=Access.READ_ONLY)),
-        Share(name="other", volume=mail, smb=Smb(users=("@nogroup",))),
-        Share(name="nfs", volume=mail, nfs=Nfs(clients=(NfsClient(who="*"),))),
-    )
-    with Node.open(Places(b.root)) as node:
-        node.shares.change((), shares)
+    set_up_samba(a)
+    set_up_samba(b, account=False)
+    home, mail = a.mountpoint("tank/home"), a.mountpoint("tank/mail")
+    fill(home)
+    os.chmod(home, 0o777)
+    a.run("share", "add", "docs", "tank/home", "--user", USER, "--nt-acls")
+    a.run("share", "add", "look", "tank/home", "--user", USER, "--read-only")
+    a.run("share", "add", "other", "tank/mail", "--user", "@nogroup")
+    a.run("share", "add", "nfs", "tank/mail", "--nfs", "*:ro")
+    pair.replicate("one")  # they travel with it, and the account as well
     done = b.nasfs("test-failover", "start", "office", "--prefix", "t-", "--json")
     view = json.loads(done.stdout)
     results = {(probe["where"], probe["what"]): probe for probe in view["probes"]}
@@ -205,12 +207,33 @@ def test_shares_are_served_by_an_smbd_of_its_own(pair: Pair) -> None:
     assert (clone / "new").stat().st_uid == 5
     assert (clone / "moved/plan").exists()
     assert "first" in client(view, "t-docs", "get moved\\\\plan /dev/stdout")
+    assert not (home / "new").exists()
+    assert not list(mail.iterdir())
     b.run("test-failover", "stop", "office")
     assert traces(b) == []
+    accounts = Samba(b.root / "etc/samba/smb.conf").accounts()
+    assert accounts == ()  # nothing of the node's own has changed
+
+
+def test_shares_of_users_who_are_not_here(pair: Pair) -> None:
+    b = pair.b
+    set_up_samba(b, account=False)
+    pair.replicate("one")
     with Node.open(Places(b.root)) as node:
-        node.shares.change(shares, shares[:2])
-    assert b.json("test-failover", "start", "office", "--listen", "127.0.0.1")["ok"]
+        group = node.state.group("office")
+        volume = node.state.members(group.uuid)[0].uuid
+        who = "nasfs-nobody-here"
+        payload = Payload(
+            shares=(Share(name="docs", volume=volume, smb=Smb(users=(who,))),),
+            smb_accounts=(SmbAccount(name=who, rid=5000, hashes="X:X:[U]:LCT-0:"),),
+        )
+        stage(node, group, encode_payload(payload), "one")
+    view = b.json("test-failover", "start", "office")
+    (probe,) = (probe for probe in view["probes"] if probe["where"] == "docs")
+    assert (probe["result"], view["ok"]) == ("not tried", True)
+    assert "made here by a failover" in probe["detail"]
     b.run("test-failover", "stop", "office")
+    assert traces(b) == []
 
 
 def test_what_is_refused(pair: Pair) -> None:
