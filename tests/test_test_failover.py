@@ -104,6 +104,9 @@ def test_clones_are_writable_and_go_without_trace(pair: Pair) -> None:
         "hold", "mount", "overlay", "export", "probes",
     ]  # fmt: skip
     assert {probe["result"] for probe in view["probes"]} == {"ok"}
+    holds = b.json("snapshot", "show", "safe/home@one")["holds"]
+    (reason,) = (hold["reason"] for hold in holds if hold["owner"] == HOLDER)
+    assert "test failover of group office" in reason
     clone = b.root / "srv/nasfs-test/office/safe/home"
     assert clone.stat().st_mode & 0o7777 == 0o751
     (clone / "team/also").write_text("changed in the test")
