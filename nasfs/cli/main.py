@@ -23,6 +23,7 @@ from . import (
     node,
     pair,
     pool,
+    readiness,
     replication,
     schedule,
     share,
@@ -87,7 +88,7 @@ app.command("failover")(failover.failover)
 app.command("failback-join")(failover.failback_join)
 app.command("failback")(failover.failback)
 app.command("rollback")(failover.rollback)
-app.command("readiness")(failover.readiness)
+app.command("readiness")(readiness.readiness)
 app.command("status")(status.status)
 app.command("events")(status.events)
 app.command("explain")(explain.explain)

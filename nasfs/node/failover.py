@@ -29,16 +29,7 @@ from .context import MountPhase, Node
 from .drills import stop_if_any
 from .engine import info
 from .inventory import mount_state
-from .messages import (
-    FailoverRequest,
-    GroupRollback,
-    PlanView,
-    ReadinessView,
-    RoleRequest,
-    StepView,
-    when,
-)
-from .mountdir import is_free
+from .messages import FailoverRequest, GroupRollback, PlanView, RoleRequest, StepView
 from .opening import VOLUME_S, find_member, open_member
 from .pairing import connect_peer
 from .progress import AGREED, Work, describe, how_to_finish, read_work, still_receives
@@ -413,44 +404,3 @@ def view_of(work: Work, done: int) -> PlanView:
     steps = tuple(StepView(str(step), number < done) for number, step in enumerate(plan.steps))
     kept = tuple(work.rejoined.kept) if work.rejoined else ()
     return PlanView(plan.group, plan.term, plan.losing, steps, plan.kind, kept)
-
-
-def readiness(node: Node, name: str) -> ReadinessView:
-    """Whether a failover to this node would work now, and what it would lose.
-
-    Raises:
-        Refused: the group is not passive here.
-    """
-    group = node.state.group(name)
-    if group.role != Role.PASSIVE.value:
-        raise Refused(
-            f"group {name} is {group.role} on this node",
-            hint="readiness is asked where the group is passive: on its partner",
-        )
-    problems = []
-    for row in node.state.members(group.uuid):
-        try:
-            info(node, row)
-        except (NasError, OSError) as exc:
-            problems.append(f"volume {node.state.volume_name(row)}: {exc}")
-        if not is_free(node.mountpoint(row)):
-            problems.append(f"mount point {node.mountpoint(row)} is busy")
-    if problems:
-        return ReadinessView(
-            name, False, group.role, group.term, False, None, None, None, tuple(problems)
-        )
-    view = observe(node, group)
-    newest = view.newest
-    if newest is None:
-        problems.append("no snap group has arrived completely yet")
-    return ReadinessView(
-        group=name,
-        ready=not problems,
-        role=group.role,
-        term=group.term,
-        peer_reachable=view.peer_reachable,
-        last_snapshot=newest.name if newest else None,
-        last_snapshot_time=when(newest.time_ns) if newest else None,
-        age_s=(view.now_ns - newest.time_ns) // 1_000_000_000 if newest else None,
-        problems=tuple(problems),
-    )
