@@ -116,9 +116,10 @@ class Replicator:
         group = self._node.state.find_group(group_uuid)
         if group is None or group.role != "active":
             return Failure(f"the group is {group.role if group else 'gone'}", exit_code=3)
-        order = write_order(sending.order).decode().strip()
+        words = [group.name, write_order(sending.order).decode().strip()]
+        words += ["--rebase"] if attempts.rebase else []
         process = await trio.lowlevel.open_process(
-            command("nasfs.node.send", self._node.places, group.name, order),
+            command("nasfs.node.send", self._node.places, *words),
             stdin=subprocess.PIPE,  # its orders; its end tells the child that we are gone
             stdout=subprocess.PIPE,
             env=environment(),

@@ -29,6 +29,7 @@ from .governor import Governor
 from .orders import follow_daemon, obey, read_order
 from .outgoing import Outgoing, Say, group_spec
 from .places import Places
+from .rebasing import Rebasing
 from .records import Group
 from .reports import Both, Done, Failure, Held, Report, Running, write_report
 from .share_travel import tell_partner
@@ -89,6 +90,7 @@ def main() -> int:
     """The exit code: 0, or the error's."""
     parser = argparse.ArgumentParser(prog="nasfs.node.send")
     parser.add_argument("--root", default="")
+    parser.add_argument("--rebase", action="store_true")
     parser.add_argument("group")
     parser.add_argument("order", type=read_order)
     options = parser.parse_args()
@@ -103,7 +105,8 @@ def main() -> int:
         with Node.open(places) as node:
             group = node.state.group(options.group)
             with _only_sender(places, group):
-                reporter.end(send_group(node, group, governor, reporter.tell))
+                done = send_group(node, group, governor, reporter.tell, rebase=options.rebase)
+                reporter.end(done)
     except LinkClosed as exc:
         reporter.end(Held(exc.reason))
     except NasError as exc:
@@ -129,8 +132,13 @@ def _only_sender(places: Places, group: Group) -> Iterator[None]:
         os.close(descriptor)
 
 
-def send_group(node: Node, group: Group, governor: Governor, say: Say) -> Done:
+def send_group(
+    node: Node, group: Group, governor: Governor, say: Say, *, rebase: bool = False
+) -> Done:
     """Agree on the passive side with the partner, then send every snap group that it lacks.
+
+    Args:
+        rebase: send only the newest one, by what differs in the contents (see `rebasing`).
 
     Raises:
         Failed: the group is not replicated.
@@ -139,7 +147,8 @@ def send_group(node: Node, group: Group, governor: Governor, say: Say) -> Done:
     made = node.bond.replication(group.uuid)
     if made is None:
         raise Failed(f"group {group.name} is not replicated")
-    outgoing = Outgoing(node, group, made, governor, say, patience_s=PATIENCE_S)
+    kind = Rebasing if rebase else Outgoing
+    outgoing = kind(node, group, made, governor, say, patience_s=PATIENCE_S)
     done = outgoing.run(group_spec(node, group, made, node.bond.remote_names()))
     tell_partner(node, group)
     return done
