@@ -17,7 +17,7 @@ from nasfs.volume import NoSuchSnapshot, VolumeInfo, volume_info
 from .config import read_config
 from .context import Node
 from .engine import PING_S
-from .inventory import check_writable
+from .inventory import check_writable, is_received
 from .places import Places
 from .words import parse_volume
 
@@ -33,6 +33,8 @@ class MountSource:
     """None for a snapshot: nothing can be asked of it."""
     log_file: Path | None
     commit_interval_s: float
+    follow: bool = False
+    """The partner's snapshots arrive in it: read-only as of the newest one, and those to come."""
 
 
 def split_source(text: str) -> tuple[str, str]:
@@ -60,19 +62,29 @@ def find_source(places: Places, text: str, *, snapshot: str = "") -> MountSource
         with Node.open(places) as node:
             path = node.volume_path(node.state.volume(parse_volume(named)))
     info = volume_info(path)
-    if wanted:
-        if all(wanted not in (found.name, found.guid) for found in info.snapshots):
-            raise NoSuchSnapshot(f"{named} has no snapshot {wanted}")
-    else:
+    if wanted and all(wanted not in (found.name, found.guid) for found in info.snapshots):
+        raise NoSuchSnapshot(f"{named} has no snapshot {wanted}")
+    follow = not wanted and _is_received(places, path, info)
+    if not wanted and not follow:
         _check_live(places, path, info)
     places.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     return MountSource(
         path,
         wanted or None,
-        None if wanted else places.control_socket(info.uuid),
-        None if wanted else places.mount_log(info.uuid),
+        None if wanted or follow else places.control_socket(info.uuid),
+        None if wanted or follow else places.mount_log(info.uuid),
         read_config(places.config).commit_interval_s,
+        follow,
     )
+
+
+def _is_received(places: Places, path: Path, info: VolumeInfo) -> bool:
+    """Whether it is the very volume into which this node receives, not a copy of it."""
+    if not places.database.exists():
+        return False
+    with Node.open(places) as node:
+        row = node.state.find_volume(info.uuid)
+        return row is not None and is_received(node, row) and node.volume_path(row).samefile(path)
 
 
 def _check_live(places: Places, path: Path, info: VolumeInfo) -> None:
