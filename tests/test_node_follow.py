@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nasfs.cli.mount_helper import mount
+from nasfs.cli.mount_helper import run as helper
 from nasfs.fuse.mountpoint import find_mount, fusermount, process_of, watch
 from tests.node_world import wait_until
 from tests.test_node_failover import Pair, picture
@@ -71,6 +73,9 @@ def test_a_mount_of_a_passive_volume_follows_what_arrives(pair: Pair, there: Pat
     wait_until(lambda: (there / "f").read_text() == "four", "it follows on")
     assert picture(there) == picture(here)
     b.run("unmount", str(there))
+    own = b.mountpoint("safe/home")
+    own.mkdir(parents=True)
+    assert "a failover mounts there" in b.fails(3, "mount", "safe/home", str(own))
 
 
 def test_retention_leaves_what_is_shown_and_receiving_goes_on(pair: Pair, there: Path) -> None:
@@ -79,7 +84,8 @@ def test_retention_leaves_what_is_shown_and_receiving_goes_on(pair: Pair, there:
     a.run("replication", "set", "office", "--max-snapshots", "1")
     (here / "f").write_bytes(b"1" * 100_000)
     pair.replicate("one")
-    b.run("mount", "safe/home", str(there))
+    options = f"root={b.root},follow"  # as an fstab line says it
+    assert helper("mount", mount, ["safe/home", str(there), "-o", options]) == 0
     process = mount_process(there)
     os.kill(process, signal.SIGSTOP)  # a slow reader
     try:
@@ -95,9 +101,9 @@ def test_retention_leaves_what_is_shown_and_receiving_goes_on(pair: Pair, there:
 
 
 def mount_process(mountpoint: Path) -> int:
-    mount = find_mount(mountpoint)
-    assert mount is not None
-    connection = watch(mount)
+    mounted = find_mount(mountpoint)
+    assert mounted is not None
+    connection = watch(mounted)
     assert connection is not None
     with connection:
         return process_of(connection)

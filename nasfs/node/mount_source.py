@@ -17,7 +17,7 @@ from nasfs.volume import NoSuchSnapshot, VolumeInfo, volume_info
 from .config import read_config
 from .context import Node
 from .engine import PING_S
-from .inventory import check_writable, is_received
+from .inventory import check_writable
 from .places import Places
 from .words import parse_volume
 
@@ -34,7 +34,7 @@ class MountSource:
     log_file: Path | None
     commit_interval_s: float
     follow: bool = False
-    """The partner's snapshots arrive in it: read-only as of the newest one, and those to come."""
+    """Read-only as of the newest snapshot, and of those to come."""
 
 
 def split_source(text: str) -> tuple[str, str]:
@@ -44,8 +44,13 @@ def split_source(text: str) -> tuple[str, str]:
     return f"{directory}{slash}{volume}", snapshot
 
 
-def find_source(places: Places, text: str, *, snapshot: str = "") -> MountSource:
+def find_source(
+    places: Places, text: str, *, snapshot: str = "", follow: bool = False
+) -> MountSource:
     """Look up what *text* means; *snapshot* is the one that an option names.
+
+    Args:
+        follow: the newest snapshot is meant, and those to come.
 
     Raises:
         ConfigError: it is neither POOL/VOLUME nor a path, or two snapshots are named.
@@ -64,7 +69,8 @@ def find_source(places: Places, text: str, *, snapshot: str = "") -> MountSource
     info = volume_info(path)
     if wanted and all(wanted not in (found.name, found.guid) for found in info.snapshots):
         raise NoSuchSnapshot(f"{named} has no snapshot {wanted}")
-    follow = not wanted and _is_received(places, path, info)
+    if wanted and follow:
+        raise ConfigError(f"{wanted} is one snapshot, and does not follow others")
     if not wanted and not follow:
         _check_live(places, path, info)
     places.run.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -76,15 +82,6 @@ def find_source(places: Places, text: str, *, snapshot: str = "") -> MountSource
         read_config(places.config).commit_interval_s,
         follow,
     )
-
-
-def _is_received(places: Places, path: Path, info: VolumeInfo) -> bool:
-    """Whether it is the very volume into which this node receives, not a copy of it."""
-    if not places.database.exists():
-        return False
-    with Node.open(places) as node:
-        row = node.state.find_volume(info.uuid)
-        return row is not None and is_received(node, row) and node.volume_path(row).samefile(path)
 
 
 def _check_live(places: Places, path: Path, info: VolumeInfo) -> None:

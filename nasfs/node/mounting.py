@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from nasfs.errors import Refused
+from nasfs.fuse.mountpoint import resolve
+
 from .context import Node
 from .kept_mounts import check_not_kept
 from .mountdir import prepare
@@ -38,6 +41,11 @@ def mount_volume(
         follow = snapshot is None and is_received(node, row)
         if snapshot is None and not follow:
             check_writable(node, row)
+        if follow and resolve(directory) == resolve(node.mountpoint(row)):
+            raise Refused(
+                f"{directory} is kept free for {name}, which a failover mounts there",
+                hint="mount it at another directory to read what has arrived",
+            )
         path = node.volume_path(row)
         commit_interval_s = node.config.commit_interval_s
         control = None if snapshot or follow else places.control_socket(row.uuid)
