@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,10 +27,6 @@ class MediaError(NasError):
     errno: int
     where: str
     hint: str = ""
-
-    def __post_init__(self) -> None:
-        if self.errno == errno.ENOSPC and not self.hint:
-            self.hint = "free some space on the pool's disk, or make it larger"
 
     def __str__(self) -> str:
         return f"{self.where}: {os.strerror(self.errno)}"
