@@ -71,7 +71,14 @@ from .messages import (
     VolumeResize,
     VolumeSet,
 )
-from .replication_messages import LinkSet, ReceptionSet, ReplicationSet, WindowAdd, WindowRemove
+from .replication_messages import (
+    LinkSet,
+    ReceptionSet,
+    ReplicationRun,
+    ReplicationSet,
+    WindowAdd,
+    WindowRemove,
+)
 from .services import Services, mount_volume, unmount_volume
 from .share_routes import SHARES
 from .verify_messages import VerifyRequest
@@ -309,11 +316,12 @@ ROUTES = (
     Route("POST", "/v1/replications/{group}/split", Nothing, replications.split),
     Route("POST", "/v1/replications/{group}/join", Nothing, replications.join),
     Route("POST", "/v1/replications/{group}/verify", VerifyRequest, verifying.verify),
+    Route("POST", "/v1/replications/{group}/repair", Nothing, verifying.repair),
     Route("GET", "/v1/link", Nothing, links.show_link),
     Route("PATCH", "/v1/link", LinkSet, links.set_link),
     Route("GET", "/v1/receptions/{group}", Nothing, _plain(receptions.show, "group")),
     Route("PATCH", "/v1/receptions/{group}", ReceptionSet, _plain(receptions.change, "group")),
-    Route("POST", "/v1/replications/{group}/run", Nothing, replications.run_now),
+    Route("POST", "/v1/replications/{group}/run", ReplicationRun, replications.run_now),
     Route("POST", "/v1/replications/{group}/pause", Nothing, replications.pause),
     Route("POST", "/v1/replications/{group}/resume", Nothing, replications.resume),
     Route("POST", "/v1/replications/{group}/delete", Nothing, replications.delete),

@@ -38,6 +38,8 @@ class Attempts:
     """What is waiting to be sent, when it was last looked at."""
     asked: trio.Event = field(default_factory=trio.Event)
     urgent: trio.Event = field(default_factory=trio.Event)
+    rebase: bool = False
+    """The next attempts send what differs in the contents, until one has done it."""
     pause_s: float = BACKOFF_S[0]
     _at: tuple[float, int] = (0.0, 0)
 
@@ -63,7 +65,9 @@ class Attempts:
         match outcome:
             case Done():
                 self.pause_s, self.bytes_waiting = BACKOFF_S[0], 0
+                self.rebase = False
             case Failure():
+                self.rebase = self.rebase and outcome.transient
                 pause = self.pause_s
                 self.pause_s = min(pause * 2, BACKOFF_S[1])
                 if outcome.transient:
