@@ -226,6 +226,10 @@ class VolumeSink:
             raise Refused(
                 f"volume {self._volume.name} is not empty, so it can't take an initial copy"
             )
+        if base is not None and self._applier.is_at(base):
+            self._applier.reset(base)  # nothing to wait for: it is durable with what comes
+            self._applier.set_progress(msgspec.msgpack.encode(progress))
+            return
         self._applier.reset(base)
         self.commit(progress)
 

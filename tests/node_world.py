@@ -47,6 +47,8 @@ class NodeWorld:
         self.name = name
         self.address = f"127.0.0.1:{free_port()}"
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.module = "nasfs.cli.main"
+        """What runs as its daemon."""
         self.run("node", "init", "--name", name, "--listen", self.address)
 
     def nasfs(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -86,7 +88,7 @@ class NodeWorld:
         log = (self.root / "daemon.log").open("ab")
         with log:
             self.daemon = subprocess.Popen(
-                [sys.executable, "-m", "nasfs.cli.main", "--root", str(self.root), "node", "run"],
+                [sys.executable, "-m", self.module, "--root", str(self.root), "node", "run"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -64,6 +64,7 @@ PURE = [
     "sharecfg/samba.py",
     "sharecfg/smbconf.py",
     "sharecfg/steps.py",
+    "sharecfg/tighter.py",
     "sharecfg/unmerge.py",
 ]
 DOES_IO = {"trio", "sqlite3", "os", "socket", "ssl", "time", "logging", "pyfuse3", "subprocess"}

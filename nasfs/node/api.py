@@ -26,6 +26,7 @@ from . import (
     links,
     pairing,
     partner_daemon,
+    readiness,
     receptions,
     replication_views,
     replications,
@@ -43,6 +44,7 @@ from .messages import (
     FailoverRequest,
     GroupCreate,
     GroupMembers,
+    GroupRollback,
     Nothing,
     PairJoin,
     PairRemove,
@@ -229,6 +231,10 @@ async def _join(services: Services, body: RoleRequest, params: Params) -> object
     return await failover.join(services, params["group"], body)
 
 
+async def _roll_back_group(services: Services, body: GroupRollback, params: Params) -> object:
+    return await failover.roll_back(services, params["group"], body)
+
+
 async def _events(services: Services, body: Nothing, params: Params) -> object:
     try:
         after, limit = int(params.get("after", "0")), int(params.get("limit", "200"))
@@ -289,7 +295,8 @@ ROUTES = (
     Route("POST", "/v1/groups/{group}/failover", FailoverRequest, _failover),
     Route("POST", "/v1/groups/{group}/failback", RoleRequest, _failback),
     Route("POST", "/v1/groups/{group}/failback-join", RoleRequest, _join),
-    Route("GET", "/v1/groups/{group}/readiness", Nothing, _plain(failover.readiness, "group")),
+    Route("POST", "/v1/groups/{group}/rollback", GroupRollback, _roll_back_group),
+    Route("GET", "/v1/groups/{group}/readiness", Nothing, _plain(readiness.readiness, "group")),
     Route("GET", "/v1/pair", Nothing, _plain(pairing.pair_view)),
     Route("POST", "/v1/pair/invite", Nothing, _plain(pairing.invite)),
     Route("POST", "/v1/pair/join", PairJoin, _plain(pairing.join)),

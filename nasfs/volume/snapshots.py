@@ -82,7 +82,7 @@ class Snapshots(Files):
         else:
             self._store.load_snapshots()
             self._store.kept.load()
-        epochs = [snapshot.epoch for snapshot in self._store.all_snapshots]
+        epochs = self._store.snapshot_epochs
         if self._store.kept.is_known:
             return self._store.kept.own(epochs)
         if self._store.writable:
