@@ -329,7 +329,7 @@ async def _execute(services: Services, group: Group, work: Work, step: Step) -> 
         case Action.STOP_RECEIVING:
             for row in node.state.members(group.uuid):
                 stop = partial(take_over, node.places, row.uuid, wait_s=VOLUME_S)
-                await services.run(lambda _, stop=stop: stop())
+                await trio.to_thread.run_sync(stop)
         case Action.ROLL_BACK:
             await services.run(_roll_back, work, step)
         case Action.SKIP_INODES:

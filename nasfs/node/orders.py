@@ -34,7 +34,7 @@ class Order(msgspec.Struct, frozen=True):
     begin: bool = False
     """Send again: for a process that has sent all and waits."""
     rebase: bool = False
-    """With the first order, or one to begin: send by what differs in the contents."""
+    """Send the newest snap group by what differs in the contents, whatever both sides have."""
 
 
 _decoder = msgspec.json.Decoder(Order)
@@ -70,7 +70,7 @@ class Orders:
         threading.Thread(target=self._follow, name="orders", daemon=True).start()
 
     def wait_to_begin(self, seconds: float) -> Order | None:
-        """How the daemon wants it to send again; None if it does not within so many seconds."""
+        """The order to send again; None: there was none within so many seconds."""
         try:
             return self._begun.get(timeout=seconds)
         except queue.Empty:
