@@ -126,3 +126,9 @@ def test_each_volume_of_a_group_is_compared_and_repaired(pair: Pair) -> None:
     assert "2 differences" in done.stdout
     assert "equal on both sites" in a.run("replication", "verify", "both", "--repair")
     assert a.json("replication", "show", "both")["common"].startswith("repair-")
+    execute(b, "UPDATE inode SET uid = 7 WHERE ino >= 256", volume="one")
+    a.run("replication", "pause", "both")
+    before = snapshots(a, "both")
+    done = a.nasfs("replication", "verify", "both", "--repair")
+    assert (done.returncode, "is paused" in done.stderr) == (3, True)
+    assert snapshots(a, "both") == before  # nothing half done

@@ -29,9 +29,10 @@ def volume_dir(node: NodeWorld) -> Path:
     return node.root / "pool/home"
 
 
-def execute(node: NodeWorld, statement: str, *values: object) -> None:
+def execute(node: NodeWorld, statement: str, *values: object, volume: str = "home") -> None:
     """Behind everybody's back, as a bug or a vandal would."""
-    with closing(sqlite3.connect(volume_dir(node) / "meta.db", timeout=10)) as db, db:
+    path = node.root / "pool" / volume / "meta.db"
+    with closing(sqlite3.connect(path, timeout=10)) as db, db:
         assert db.execute(statement, values).rowcount == 1
 
 
