@@ -29,7 +29,9 @@ from nasfs.fuse import background
 from nasfs.fuse.attach import KernelMount
 from nasfs.fuse.commit import Committer, Gate
 from nasfs.fuse.control import ControlServer, ControlSocket
+from nasfs.fuse.identity import IdentityMap
 from nasfs.fuse.loop import shorten
+from nasfs.fuse.mapped import MappedOperations
 from nasfs.fuse.mountpoint import (
     FSTYPE,
     announce,
@@ -72,6 +74,7 @@ def run_mount(
     allow_other: bool = True,
     flags: Collection[str] = (),
     list_snapshots: bool | None = None,
+    identities: IdentityMap | None = None,
 ) -> None:
     """Mount a volume and serve it until it is unmounted, stopped or signalled.
 
@@ -86,6 +89,7 @@ def run_mount(
         on_ready: called when requests are being served.
         allow_other: let other users than the mounting one in.
         list_snapshots: whether the root lists `.snapshots`; as the volume says if None.
+        identities: whom the volume's numbers stand for on this node; None: for the same.
         flags: of `KERNEL_FLAGS`.  With "ro" this process still owns the volume, and can be asked
             for snapshots; nobody changes a file, until it is remounted.
 
@@ -103,7 +107,10 @@ def run_mount(
         stack.callback(volume.close)
         volume.wait_for_disk(False)  # requests that need not wait go on meanwhile
         trees, writer = _sides(volume, snapshot, commit_interval_s, listed=list_snapshots)
-        operations = Operations(volume, trees, writer)
+        if identities is None or identities.is_empty:
+            operations = Operations(volume, trees, writer)
+        else:
+            operations = MappedOperations(volume, trees, writer, identities)
         stack.callback(operations.release_all)
         server = None
         if control is not None and writer is not None:
@@ -201,6 +208,7 @@ def mount_in_background(
     allow_other: bool = True,
     flags: Collection[str] = (),
     list_snapshots: bool | None = None,
+    identities: IdentityMap | None = None,
     log_file: Path | None = None,
     timeout_s: float = 60.0,
 ) -> int:
@@ -225,6 +233,7 @@ def mount_in_background(
         allow_other=allow_other,
         flags=tuple(flags),
         list_snapshots=list_snapshots,
+        identities=identities,
         log_file=None if log_file is None else str(log_file.absolute()),
     )
     reading, writing = os.pipe()

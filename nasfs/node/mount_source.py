@@ -12,12 +12,14 @@ from pathlib import Path
 
 from nasfs.errors import ConfigError, Failed, Unreachable
 from nasfs.fuse.control import ControlClient
+from nasfs.fuse.identity import IdentityMap
 from nasfs.volume import NoSuchSnapshot, VolumeInfo, volume_info
 
 from .config import read_config
 from .context import Node
 from .engine import PING_S
 from .inventory import check_writable
+from .merges import identity_map
 from .places import Places
 from .words import parse_volume
 
@@ -33,6 +35,7 @@ class MountSource:
     """None for a snapshot: nothing can be asked of it."""
     log_file: Path | None
     commit_interval_s: float
+    identities: IdentityMap | None = None
 
 
 def split_source(text: str) -> tuple[str, str]:
@@ -72,7 +75,15 @@ def find_source(places: Places, text: str, *, snapshot: str = "") -> MountSource
         None if wanted else places.control_socket(info.uuid),
         None if wanted else places.mount_log(info.uuid),
         read_config(places.config).commit_interval_s,
+        _identities(places, info.uuid),
     )
+
+
+def _identities(places: Places, volume_uuid: str) -> IdentityMap | None:
+    if not places.database.exists():
+        return None
+    with Node.open(places) as node:
+        return identity_map(node, volume_uuid)
 
 
 def _check_live(places: Places, path: Path, info: VolumeInfo) -> None:

@@ -30,6 +30,7 @@ def mount_volume(
     from nasfs.fuse.mount import mount_in_background, run_mount
 
     from .inventory import check_writable
+    from .merges import identity_map
 
     with Node.open(places) as node:
         row = node.state.volume(name)
@@ -37,6 +38,7 @@ def mount_volume(
             check_writable(node, row)
         path = node.volume_path(row)
         commit_interval_s = node.config.commit_interval_s
+        identities = identity_map(node, row.uuid)
         control = None if snapshot else places.control_socket(row.uuid)
     places.make()
     prepare(directory)
@@ -49,6 +51,7 @@ def mount_volume(
             control=control,
             fsname=fsname,
             commit_interval_s=commit_interval_s,
+            identities=identities,
             on_ready=on_ready,
         )
         return
@@ -59,6 +62,7 @@ def mount_volume(
         control=control,
         fsname=fsname,
         commit_interval_s=commit_interval_s,
+        identities=identities,
         log_file=None if snapshot else places.mount_log(row.uuid),
     )
 
