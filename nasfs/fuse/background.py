@@ -34,6 +34,7 @@ class Order(msgspec.Struct, frozen=True):
     log_file: str | None
     list_snapshots: bool | None = None
     identities: IdentityMap | None = None
+    follow: bool = False
 
 
 def order_of(pid: int) -> Order | None:
@@ -129,6 +130,7 @@ def main(arguments: list[str]) -> int:
             flags=order.flags,
             list_snapshots=order.list_snapshots,
             identities=order.identities,
+            follow=order.follow,
             on_ready=reporter.serving,
         )
     except NasError as exc:
