@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,7 @@ class SmbServer:
 
     home: Path
     pid: int
-
-    @property
-    def config(self) -> Path:
-        return self.home / "smb.conf"
+    config: Path
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """One of Samba's programs, where this server is to be found."""
@@ -66,9 +63,11 @@ class SmbServer:
             check=False,
         )
 
-    def client(self, share: str, user: str, command: str, *, ok: bool = True) -> str:
+    def client(
+        self, share: str, user: str, command: str, *, ok: bool = True, password: str = PASSWORD
+    ) -> str:
         """What smbclient prints for its commands; it must succeed, or fail if not *ok*."""
-        done = self.run("smbclient", f"//127.0.0.1/{share}", f"-U{user}%{PASSWORD}", "-c", command)
+        done = self.run("smbclient", f"//127.0.0.1/{share}", f"-U{user}%{password}", "-c", command)
         output = done.stdout + done.stderr
         assert (done.returncode == 0) == ok, f"{command}: {done.returncode}\n{output}\n{self.log}"
         return output
@@ -84,6 +83,22 @@ class SmbServer:
         return "\n".join(p.read_text(errors="replace") for p in self.home.glob("log*"))[-20_000:]
 
 
+def make_accounts(home: Path, config: Path, passwords: Mapping[str, str], shares: str = "") -> None:
+    """A Samba's private directories below *home*, its smb.conf and its accounts."""
+    for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "bind-dns"):
+        (home / name).mkdir()
+    config.write_text(GLOBALS.format(home=home) + shares)
+    for user, password in passwords.items():
+        subprocess.run(
+            ["smbpasswd", "-c", str(config), "-s", "-a", user],
+            input=f"{password}\n{password}\n",
+            text=True,
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+
 @contextmanager
 def smb_server(home: Path, shares: str, users: Sequence[str]) -> Iterator[SmbServer]:
     """smbd with these sections of smb.conf, until the end of the block.
@@ -92,38 +107,40 @@ def smb_server(home: Path, shares: str, users: Sequence[str]) -> Iterator[SmbSer
         home: an empty directory.
         users: accounts of this machine that may log in, all with `PASSWORD`.
     """
-    for name in ("private", "lock", "state", "cache", "pid", "ncalrpc", "bind-dns"):
-        (home / name).mkdir()
     config = home / "smb.conf"
-    config.write_text(GLOBALS.format(home=home) + shares)
-    for user in users:
-        subprocess.run(
-            ["smbpasswd", "-c", str(config), "-s", "-a", user],
-            input=f"{PASSWORD}\n{PASSWORD}\n",
-            text=True,
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
+    make_accounts(home, config, dict.fromkeys(users, PASSWORD), shares)
+    with running(home, config, ()) as server:
+        yield server
+
+
+@contextmanager
+def running(home: Path, config: Path, inside: Sequence[str]) -> Iterator[SmbServer]:
+    """smbd with what `make_accounts` made, until the end of the block.
+
+    Args:
+        inside: what stands before a command so that it runs where the node does.
+    """
     smbd = subprocess.Popen(
-        ["unshare", "-n", "sh", "-c", START, str(config)],
+        [*inside, "unshare", "-n", "sh", "-c", START, str(config)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # its children are in its group, and end with it
     )
-    server = SmbServer(home, smbd.pid)
+    server = SmbServer(home, smbd.pid, config)
     try:
-        wait_until(lambda: _answers(server, smbd, users[0]), "smbd answers")
+        wait_until(lambda: _answers(server, smbd), "smbd answers")
         yield server
     finally:
         _end_helper(home)
         _end(smbd)
 
 
-def _answers(server: SmbServer, smbd: subprocess.Popen[bytes], user: str) -> bool:
+def _answers(server: SmbServer, smbd: subprocess.Popen[bytes]) -> bool:
+    """It does, also to who may not come in; before, there is nobody to say no."""
     assert smbd.poll() is None, f"smbd has ended\n{server.log}"
-    return server.run("smbclient", "-L", "127.0.0.1", f"-U{user}%{PASSWORD}").returncode == 0
+    said = server.run("smbclient", "-L", "127.0.0.1", "-Unobody%nothing").stdout
+    return "NT_STATUS_LOGON_FAILURE" in said or "Sharename" in said
 
 
 def _end_helper(home: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nasfs.errors import Failed
 from nasfs.volume import (
     ROOT_INO,
     FsError,
@@ -24,7 +25,7 @@ from nasfs.volume import (
 )
 
 from .crash_power import power_disk
-from .mounts import failing
+from .mounts import TestMount, failing
 from .test_crash_mount import PowerMount
 
 MIB = 1 << 20
@@ -202,3 +203,33 @@ def sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)
+
+
+@pytest.mark.mount
+def test_an_unmount_on_a_full_disk_loses_nothing_unasked(tmp_path: Path) -> None:
+    disk = tmp_path / "pool"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m", "nasfs-test", disk], check=True)
+    mount = TestMount(tmp_path, interval_s=3600)
+    mount.root.mkdir()
+    try:
+        create_volume(create_pool(disk), "home", size=1 << 40)
+        mount.mount()
+        written = {f"f{number}": bytes([number]) * 5000 for number in range(200)}
+        for name, data in written.items():
+            (mount.root / name).write_bytes(data)
+        others = disk / "others"
+        with others.open("wb") as file:
+            free = os.statvfs(disk)
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        with pytest.raises(Failed, match="stays mounted") as refused:
+            mount.unmount()
+        assert "umount -f" in refused.value.hint
+        assert {name: (mount.root / name).read_bytes() for name in written} == written
+        others.unlink()
+        mount.unmount()
+        mount.mount()
+        assert {name: (mount.root / name).read_bytes() for name in written} == written
+    finally:
+        mount.clean_up()
+        subprocess.run(["umount", disk], check=True)

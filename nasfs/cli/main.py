@@ -14,17 +14,21 @@ from nasfs.errors import NasError
 from nasfs.node.places import ROOT_VARIABLE, Places
 
 from . import (
+    drill,
     explain,
     failover,
     group,
+    identity,
     mount,
     node,
     pair,
     pool,
+    readiness,
     replication,
     schedule,
     share,
     snapshot,
+    staged,
     status,
     volume,
 )
@@ -74,14 +78,17 @@ app.add_typer(schedule.app, name="schedule")
 app.add_typer(group.app, name="group")
 app.add_typer(pair.app, name="pair")
 app.add_typer(replication.app, name="replication")
+share.app.command("staged")(staged.staged)
 app.add_typer(share.app, name="share")
+app.add_typer(identity.app, name="identity")
+app.add_typer(drill.app, name="test-failover")
 app.command("mount")(mount.mount)
 app.command("unmount")(mount.unmount)
 app.command("failover")(failover.failover)
 app.command("failback-join")(failover.failback_join)
 app.command("failback")(failover.failback)
 app.command("rollback")(failover.rollback)
-app.command("readiness")(failover.readiness)
+app.command("readiness")(readiness.readiness)
 app.command("status")(status.status)
 app.command("events")(status.events)
 app.command("explain")(explain.explain)

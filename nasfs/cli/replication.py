@@ -10,6 +10,7 @@ from nasfs.errors import ConfigError
 from nasfs.node.words import check_name, parse_volume, render_size
 from replication.link import render_rate
 
+from . import verify
 from .link import register
 from .session import DryRun, Json, client, print_fields, print_json, print_table
 
@@ -71,17 +72,29 @@ def run(
     group: str,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is done, with progress.")] = False,
     dry_run: DryRun = False,
+    rebase: Annotated[
+        bool,
+        typer.Option(
+            "--rebase",
+            help="Without a common snapshot: compare contents, and send what differs.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Replicate what is waiting now."""
     from nasfs.node.client import replication_url
     from nasfs.node.messages import DeltaView, ReplicationView
+    from nasfs.node.replication_messages import ReplicationRun
 
+    if rebase and dry_run:
+        verify.show_rebase(group, as_json=as_json)
+        return
     if dry_run:
         deltas = client().get(f"{replication_url(group)}/delta", list[DeltaView])
         _print_deltas(deltas, as_json)
         return
-    view = client().post(f"{replication_url(group)}/run", ReplicationView)
+    body = ReplicationRun(rebase)
+    view = client().post(f"{replication_url(group)}/run", ReplicationView, body)
     if wait:
         from .progress import wait_for_attempt
 
@@ -209,3 +222,4 @@ def delete(group: str) -> None:
 
 
 register(app)
+verify.register(app)

@@ -26,14 +26,17 @@ from . import (
     links,
     pairing,
     partner_daemon,
+    readiness,
     receptions,
     replication_views,
     replications,
     schedules,
     snapshots,
     status,
+    verifying,
     versions,
 )
+from .drill_routes import DRILLS
 from .lines import LinesResponse
 from .messages import (
     DiffCounts,
@@ -68,9 +71,17 @@ from .messages import (
     VolumeResize,
     VolumeSet,
 )
-from .replication_messages import LinkSet, ReceptionSet, ReplicationSet, WindowAdd, WindowRemove
+from .replication_messages import (
+    LinkSet,
+    ReceptionSet,
+    ReplicationRun,
+    ReplicationSet,
+    WindowAdd,
+    WindowRemove,
+)
 from .services import Services, mount_volume, unmount_volume
 from .share_routes import SHARES
+from .verify_messages import VerifyRequest
 from .words import VolumeName, check_name
 
 log = logging.getLogger(__name__)
@@ -285,7 +296,7 @@ ROUTES = (
     Route("POST", "/v1/groups/{group}/failback", RoleRequest, _failback),
     Route("POST", "/v1/groups/{group}/failback-join", RoleRequest, _join),
     Route("POST", "/v1/groups/{group}/rollback", GroupRollback, _roll_back_group),
-    Route("GET", "/v1/groups/{group}/readiness", Nothing, _plain(failover.readiness, "group")),
+    Route("GET", "/v1/groups/{group}/readiness", Nothing, _plain(readiness.readiness, "group")),
     Route("GET", "/v1/pair", Nothing, _plain(pairing.pair_view)),
     Route("POST", "/v1/pair/invite", Nothing, _plain(pairing.invite)),
     Route("POST", "/v1/pair/join", PairJoin, _plain(pairing.join)),
@@ -304,16 +315,19 @@ ROUTES = (
     ),
     Route("POST", "/v1/replications/{group}/split", Nothing, replications.split),
     Route("POST", "/v1/replications/{group}/join", Nothing, replications.join),
+    Route("POST", "/v1/replications/{group}/verify", VerifyRequest, verifying.verify),
+    Route("POST", "/v1/replications/{group}/repair", Nothing, verifying.repair),
     Route("GET", "/v1/link", Nothing, links.show_link),
     Route("PATCH", "/v1/link", LinkSet, links.set_link),
     Route("GET", "/v1/receptions/{group}", Nothing, _plain(receptions.show, "group")),
     Route("PATCH", "/v1/receptions/{group}", ReceptionSet, _plain(receptions.change, "group")),
-    Route("POST", "/v1/replications/{group}/run", Nothing, replications.run_now),
+    Route("POST", "/v1/replications/{group}/run", ReplicationRun, replications.run_now),
     Route("POST", "/v1/replications/{group}/pause", Nothing, replications.pause),
     Route("POST", "/v1/replications/{group}/resume", Nothing, replications.resume),
     Route("POST", "/v1/replications/{group}/delete", Nothing, replications.delete),
     Route("POST", "/v1/partner/{group}/{operation}", PartnerQuestion, partner_daemon.answer),
     *(Route(one.method, one.path, one.body, _plain(one.does, *one.names)) for one in SHARES),
+    *(Route(one.method, one.path, one.body, one.handler) for one in DRILLS),
 )
 
 

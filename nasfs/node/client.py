@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -57,8 +57,14 @@ class Client:
     def patch(self, path: str, answer: type[T], body: Request) -> T:
         return self._ask("PATCH", path, answer, body, {})
 
-    def lines(self, path: str, item: type[T], **query: str) -> Iterator[T]:
+    def lines(
+        self, path: str, item: Any, body: Request | None = None, **query: str
+    ) -> Iterator[Any]:
         """The objects of an answer of any length, as they come.
+
+        Args:
+            item: their type, or a union of types.
+            body: asks by POST.
 
         Raises:
             Unreachable, ApiError: also in the middle.
@@ -69,7 +75,12 @@ class Client:
                 transport = httpx.HTTPTransport(uds=socket_path)
                 with (
                     httpx.Client(transport=transport, timeout=TIMEOUT_S) as http,
-                    http.stream("GET", f"http://node{path}", params=query) as response,
+                    http.stream(
+                        "GET" if body is None else "POST",
+                        f"http://node{path}",
+                        params=query,
+                        content=b"" if body is None else msgspec.json.encode(body),
+                    ) as response,
                 ):
                     if not response.is_success:
                         raise ApiError(msgspec.json.decode(response.read(), type=ErrorView))

@@ -12,6 +12,7 @@ from nasfs.errors import Failed
 from .bond import Bond
 from .config import Config, read_config
 from .database import Database
+from .drill_table import Drills
 from .places import Places
 from .policies import Policies
 from .records import VolumeRow
@@ -70,6 +71,7 @@ class Node:
         self.policies = Policies(self.database)
         self.traffic = TrafficState(self.database)
         self.shares = Shares(self.database)
+        self.drills = Drills(self.database)
 
     def acting(self, actor: str) -> Node:
         """The same node, as somebody else."""

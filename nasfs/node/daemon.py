@@ -16,8 +16,10 @@ from hypercorn.typing import Framework
 from .api import make_app
 from .context import Node
 from .daemon_lock import only_daemon
+from .drill_keeper import clear_leftovers, keep_drills, stop_drills
 from .inventory import adopt_volumes, sweep_pools
 from .listener import listen
+from .loss import hear_partner
 from .places import Places
 from .replications import ask_if_wanted
 from .replicator import Replicator
@@ -56,6 +58,7 @@ async def _main(node: Node) -> None:
     await trio.to_thread.run_sync(sweep_pools, node)
     await trio.to_thread.run_sync(adopt_volumes, node)
     await trio.to_thread.run_sync(settle_leftovers, node)
+    await trio.to_thread.run_sync(clear_leftovers, node)
     await trio.to_thread.run_sync(take_back_leftovers, node)
     fenced_in, fenced_out = trio.open_memory_channel[str](8)
     supervisor = Supervisor(node)
@@ -75,6 +78,8 @@ async def _main(node: Node) -> None:
             nursery.start_soon(_settle_leftovers, node)
             nursery.start_soon(scheduler.run)
             nursery.start_soon(keep_shares, node)
+            nursery.start_soon(keep_drills, node)
+            nursery.start_soon(hear_partner, node)
             nursery.start_soon(take_back_unheard, services)
             node.state.note("daemon", "started", node.config.name, f"process {os.getpid()}")
             log.info("node %s is up", node.config.name)
@@ -83,6 +88,7 @@ async def _main(node: Node) -> None:
                 break
             with trio.move_on_after(HOOKS_S):
                 await scheduler.stop()
+            await trio.to_thread.run_sync(stop_drills, node)
             with trio.move_on_after(END_S):
                 await supervisor.stop_all()
             nursery.cancel_scope.cancel()

@@ -116,10 +116,35 @@ CREATE INDEX transfer_history_grp ON transfer_history (grp, number);
     """
 CREATE TABLE share (key TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
 """,
-    # 4 to 5: which of the two nodes is a group's original primary
+    # 4 to 5: shares on their way to the partner, merges in force, who owns a snapshot's files
+    """
+CREATE TABLE share_travel (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    digest TEXT NOT NULL, time_ns INTEGER NOT NULL, problem TEXT NOT NULL) STRICT;
+CREATE TABLE merge (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    body TEXT NOT NULL) STRICT;
+CREATE TABLE identity_count (
+    volume TEXT PRIMARY KEY REFERENCES volume ON DELETE CASCADE, guid TEXT NOT NULL,
+    body TEXT NOT NULL) STRICT;
+""",
+    # 5 to 6: test failovers
+    """
+CREATE TABLE drill (id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
+CREATE TABLE drill_report (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, grp TEXT NOT NULL, body TEXT NOT NULL) STRICT;
+CREATE INDEX drill_report_grp ON drill_report (grp, number);
+""",
+    # 6 to 7: which of the two nodes is a group's original primary
     """
 ALTER TABLE consistency_group ADD COLUMN home INTEGER NOT NULL DEFAULT 1 CHECK (home IN (0, 1));
 UPDATE consistency_group SET home = 0 WHERE role IN ('passive', 'failed-over');
+""",
+    # 7 to 8: what the active node said last of what is not replicated
+    """
+CREATE TABLE partner_word (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    body TEXT NOT NULL) STRICT;
 """,
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""

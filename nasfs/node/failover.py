@@ -26,18 +26,10 @@ from replication.roles import Action, GroupView, Plan, Role, Step, VolumeView
 from . import group_rollback
 from .agreeing import PARTNERS, UNDECIDED, agree, call_off
 from .context import MountPhase, Node
+from .drills import stop_if_any
 from .engine import info
 from .inventory import mount_state
-from .messages import (
-    FailoverRequest,
-    GroupRollback,
-    PlanView,
-    ReadinessView,
-    RoleRequest,
-    StepView,
-    when,
-)
-from .mountdir import is_free
+from .messages import FailoverRequest, GroupRollback, PlanView, RoleRequest, StepView
 from .opening import VOLUME_S, find_member, open_member
 from .pairing import connect_peer
 from .progress import AGREED, Work, describe, how_to_finish, read_work, still_receives
@@ -45,6 +37,7 @@ from .receivers import take_over
 from .records import ROLLBACK, YIELD, Group, Journal, Replication
 from .replications import ask_if_wanted
 from .services import Services, mount_volume
+from .share_takeover import merge_staged, serve_shares, with_shares
 from .snapshots import fresh_group_name
 from .yielding import take_back
 
@@ -160,7 +153,8 @@ async def change_roles(
             view = await services.run(observe, group)
             work, done = Work(make_plan(view), subject=subject), 0
         if dry_run:
-            return view_of(work, done)
+            return await services.run(with_shares, group, view_of(work, done))
+        await services.run(stop_if_any, uuid, f"a {work.plan.kind}")
         if journal is None:
             await services.run(_begin, group, work)
         elif still_receives(journal) and not _asks_to_hand_over(work.plan, done):
@@ -174,8 +168,8 @@ async def change_roles(
         done_all = view_of(work, len(work.plan.steps))
         if work.plan.kind == ROLLBACK:
             kept_as = await services.run(group_rollback.kept, group, work.plan)
-            done_all = msgspec.structs.replace(done_all, kept=tuple(kept_as))
-        return done_all
+            return msgspec.structs.replace(done_all, kept=tuple(kept_as))
+        return await services.run(serve_shares, uuid, done_all)
 
 
 def _begin(node: Node, group: Group, work: Work) -> None:
@@ -337,7 +331,7 @@ async def _execute(services: Services, group: Group, work: Work, step: Step) -> 
         case Action.STOP_RECEIVING:
             for row in node.state.members(group.uuid):
                 stop = partial(take_over, node.places, row.uuid, wait_s=VOLUME_S)
-                await services.run(lambda _, stop=stop: stop())
+                await trio.to_thread.run_sync(stop)
         case Action.ROLL_BACK:
             await services.run(_roll_back, work, step)
         case Action.SKIP_INODES:
@@ -345,6 +339,7 @@ async def _execute(services: Services, group: Group, work: Work, step: Step) -> 
         case Action.TAKE_OVER:
             role = Role.ACTIVE if step.peer else Role.FAILED_OVER
             await services.run(_take_role, group.uuid, role, step.term)
+            await services.run(merge_staged, group.uuid)
         case Action.REPLICATE:
             await services.run(_replicate, group, work)
             services.replicator.poke()
@@ -411,44 +406,3 @@ def view_of(work: Work, done: int) -> PlanView:
     steps = tuple(StepView(str(step), number < done) for number, step in enumerate(plan.steps))
     kept = tuple(work.rejoined.kept) if work.rejoined else ()
     return PlanView(plan.group, plan.term, plan.losing, steps, plan.kind, kept)
-
-
-def readiness(node: Node, name: str) -> ReadinessView:
-    """Whether a failover to this node would work now, and what it would lose.
-
-    Raises:
-        Refused: the group is not passive here.
-    """
-    group = node.state.group(name)
-    if group.role != Role.PASSIVE.value:
-        raise Refused(
-            f"group {name} is {group.role} on this node",
-            hint="readiness is asked where the group is passive: on its partner",
-        )
-    problems = []
-    for row in node.state.members(group.uuid):
-        try:
-            info(node, row)
-        except (NasError, OSError) as exc:
-            problems.append(f"volume {node.state.volume_name(row)}: {exc}")
-        if not is_free(node.mountpoint(row)):
-            problems.append(f"mount point {node.mountpoint(row)} is busy")
-    if problems:
-        return ReadinessView(
-            name, False, group.role, group.term, False, None, None, None, tuple(problems)
-        )
-    view = observe(node, group)
-    newest = view.newest
-    if newest is None:
-        problems.append("no snap group has arrived completely yet")
-    return ReadinessView(
-        group=name,
-        ready=not problems,
-        role=group.role,
-        term=group.term,
-        peer_reachable=view.peer_reachable,
-        last_snapshot=newest.name if newest else None,
-        last_snapshot_time=when(newest.time_ns) if newest else None,
-        age_s=(view.now_ns - newest.time_ns) // 1_000_000_000 if newest else None,
-        problems=tuple(problems),
-    )

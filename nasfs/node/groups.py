@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nasfs.errors import NasError, Refused
 
+from . import staging
 from .context import Node
 from .engine import info
 from .inventory import check_active
@@ -63,6 +64,7 @@ def destroy_group(node: Node, name: str) -> None:
     group = node.state.group(name)
     _check_unreplicated(node, group)
     node.state.forget_group(group.uuid)
+    staging.forget(node, group.uuid)
     node.note("group destroyed", name)
 
 

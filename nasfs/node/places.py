@@ -74,6 +74,10 @@ class Places:
     def default_mountpoint(self, pool: str, volume: str) -> Path:
         return self._below("srv/nasfs") / pool / volume
 
+    def test_mountpoint(self, group: str) -> Path:
+        """Below it are the clones of a test failover."""
+        return self._below("srv/nasfs-test") / group
+
     def words(self) -> list[str]:
         """The options that make another nasfs process use the same places."""
         return ["--root", str(self.root)] if self.root else []

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 import msgspec
+import trio
 
 from nasfs.errors import NasError, Refused
 from nasfs.volume import Applier, Snapshot, Volume
@@ -93,7 +94,7 @@ async def _stop(services: Services, group: Group) -> None:
     for row in node.state.members(group.uuid):
         await end_mount(services, row.uuid, force=True)
         stop = partial(take_over, node.places, row.uuid, wait_s=VOLUME_S)
-        await services.run(lambda _, stop=stop: stop())
+        await trio.to_thread.run_sync(stop)
     try:
         await services.run(activate)
     except NasError:

@@ -19,6 +19,7 @@ from .records import Common, Group, Replication, VolumeRow
 from .replication_messages import PastView, ReasonView, WindowView
 from .replicator import Replicator
 from .reports import Running
+from .share_travel import travel_of
 from .traffic import calendar
 
 SKEW_S = 5.0
@@ -189,6 +190,8 @@ def explain(
         )
     if attempts.under_way:
         say(_running(view))
+    if problem := travel_of(node, group.uuid).problem:
+        say(f"its shares and accounts have not reached the partner: {problem}")
     _explain_pace(node, replicator, made, view, say)
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from . import shares
+from . import identities, shares, staging_views
 from .messages import Nothing
 from .share_messages import ShareConnect, ShareCreate, ShareImport, ShareSet
 
@@ -34,4 +34,11 @@ SHARES = (
     ShareRoute("GET", "/v1/shares/render/{server}", Nothing, shares.render_shares, ("server",)),
     ShareRoute("GET", "/v1/shares/show/{name}", Nothing, shares.share_view, ("name",)),
     ShareRoute("POST", "/v1/shares/delete/{name}", Nothing, shares.delete_share, ("name",)),
+    ShareRoute(
+        "GET", "/v1/staged/{group}", Nothing, staging_views.staged_view, ("group", "number")
+    ),
+    ShareRoute("GET", "/v1/identities", Nothing, identities.identity_list, ("target",)),
+    ShareRoute(
+        "GET", "/v1/identities/check/{group}", Nothing, identities.identity_check, ("group",)
+    ),
 )

@@ -122,6 +122,9 @@ class NodeSite:
         here = {row.uuid for row in self._node.state.members(group.uuid)}
         if here != {volume.uuid for volume in spec.volumes}:
             raise Refused(f"group {group.name} has other volumes on the partner")
+        kept = self._node.bond.reception(group.uuid)
+        if group.term == spec.term and kept and kept.max_snapshots == spec.max_snapshots:
+            return  # as it is; a change would wait for the disk
         with self._node.state.change():
             self._node.state.change_role(group, role="passive", term=spec.term)
             self._node.bond.set_reception(group.uuid, spec.max_snapshots)
@@ -240,20 +243,22 @@ class _NodeSink:
         try:
             if snapshots:
                 surplus = snapshots[: -self._keep] if self._keep else []
-                _keep_newest(self._node.volume_path(self._row), [ref.guid for ref in surplus])
+                _keep_newest(self._node, self._row, [ref.guid for ref in surplus])
         finally:
             withdraw(self._node.places, self._row.uuid)
 
 
-def _keep_newest(path: Path, surplus: list[str]) -> None:
+def _keep_newest(node: Node, row: VolumeRow, surplus: list[str]) -> None:
     """Hold the newest snapshot of a passive volume; destroy the surplus, but what is held."""
-    with open_volume(path) as volume:
+    with open_volume(node.volume_path(row)) as volume:
         newest = volume.ancestors()[-1]
         for guid, holds in volume.all_holds().items():
             if guid != newest.guid and any(hold.owner == HOLDER for hold in holds):
                 volume.release_hold_nowait(volume.snapshot(guid).name, HOLDER)
         volume.hold(newest.name, HOLDER, "the newest that has arrived: the next delta begins there")
-        for guid in surplus:
-            with contextlib.suppress(NasError):  # held: it stays until it is released
-                volume.destroy_snapshot(volume.snapshot(guid).name)
+        with node.state.change():  # no test failover begins on what is just going
+            node.drills.settle(volume)
+            for guid in surplus:
+                with contextlib.suppress(NasError):  # held: it stays until it is released
+                    volume.destroy_snapshot(volume.snapshot(guid).name)
         reclaim_all(volume)

@@ -228,6 +228,11 @@ def destroy_snapshots(node: Node, texts: tuple[str, ...], *, dry_run: bool) -> l
 
 def _check_received(node: Node, row: VolumeRow, doomed: list[Snapshot]) -> None:
     """Raises Refused for the newest snapshot of a passive volume: deltas and failover need it."""
+    leased = node.drills.leased(row.uuid)
+    for snapshot in doomed:
+        if snapshot.guid in leased:
+            name = f"{node.state.volume_name(row)}@{snapshot.name}"
+            raise Refused(f"{name} can't be destroyed: {leased[snapshot.guid]}")
     group = node.state.find_group(row.group) if row.group else None
     if group is not None and group.role == "passive":
         newest = info(node, row).ancestors[-1:]  # not what it kept when it went back to that

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import nasfs
 
-from . import groups, inventory, pairing, schedules
+from . import groups, inventory, merges, pairing, schedules, share_travel
 from .context import Node
 from .messages import EventView, GroupView, ReplicationView, StatusView, VolumeView, when
 from .replication_views import SKEW_S, replication_views
@@ -27,7 +27,12 @@ def status_view(node: Node, replicator: Replicator, scheduler: Scheduler) -> Sta
         groups=group_views,
         replications=sends,
         schedules=policies,
-        attention=(*_attention(volumes, group_views, sends), *schedules.attention(policies)),
+        attention=(
+            *_attention(volumes, group_views, sends),
+            *schedules.attention(policies),
+            *share_travel.attention(node),
+            *merges.attention(node),
+        ),
     )
 
 

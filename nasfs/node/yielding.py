@@ -9,6 +9,7 @@ partner has not asked for `LEASE_S`, and when its daemon begins anew.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import msgspec
 import trio
@@ -38,9 +39,11 @@ from replication.roles import Role
 from .context import Node
 from .engine import info
 from .inventory import check_active
+from .pairing import connect_peer
 from .progress import Yielding
 from .records import YIELD, Group, Journal
 from .services import Services, end_mount
+from .share_travel import tell_partner
 from .sharing import activate
 from .snapshots import find_snap_group, fresh_group_name, seal_members, take_snapshot
 from .users import users_below
@@ -146,6 +149,7 @@ async def drain(services: Services, group: Group, body: bytes) -> bytes:
         try:
             await _stop_serving(services, group, force=ask.force)
             snap_group, name = await _last_snap_group(services, group)
+            await services.run(lambda node: tell_partner(node, group, partial(connect_peer, node)))
         except BaseException as exc:
             _take_back(services, group, str(exc))
             raise

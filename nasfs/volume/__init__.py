@@ -18,6 +18,8 @@ from nasfs.volume.errors import (
     VolumeExists,
     WouldWait,
 )
+from nasfs.volume.identities import IdentityCounts, count_identities, newest_counts
+from nasfs.volume.lock import Lease
 from nasfs.volume.pool import (
     Pool,
     VolumeInfo,
@@ -78,9 +80,11 @@ __all__ = [
     "FormatError",
     "FsError",
     "Hold",
+    "IdentityCounts",
     "Ino",
     "Inode",
     "Layer",
+    "Lease",
     "MediaError",
     "NoSuchSnapshot",
     "NoSuchVolume",
@@ -105,11 +109,13 @@ __all__ = [
     "WouldWait",
     "check_volume",
     "check_volume_name",
+    "count_identities",
     "create_pool",
     "create_volume",
     "destroy_volume",
     "diff_volume",
     "list_volumes",
+    "newest_counts",
     "open_pool",
     "open_volume",
     "remove_leftovers",

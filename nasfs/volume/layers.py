@@ -179,6 +179,17 @@ class Layers:
             self.media.close(fd)
         return data if len(data) == length else data.ljust(length, b"\0")
 
+    def read_disk(self, ino: int, epoch: int, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer from a sealed layer as it is on the disk (see `Media.read_disk`)."""
+        path = self._path(ino, epoch)
+        try:
+            count = self.media.read_disk(path, buffer, offset)
+        except MediaError as exc:
+            if isinstance(exc.__cause__, FileNotFoundError):
+                raise CorruptionError(path, "the block map names a missing layer") from exc
+            raise
+        buffer[count:] = bytes(len(buffer) - count)
+
     # what waits to be written
 
     @property

@@ -1,16 +1,27 @@
 """One owner process at a time: a flock on the file ``lock`` of the volume.
 
-The kernel drops the lock when its owner dies, however it dies.
+Whoever reads a snapshot for longer, without being the owner, leases it: a lock on one byte of that
+file, `LEASES` behind its beginning and as many more as the snapshot's epoch.  Many may have a lease
+of the same snapshot; who destroys it locks the byte against them until that is committed.
+
+The kernel drops all of these locks when their process dies, however it dies.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from nasfs.volume.errors import VolumeBusy
+
+LEASES = 1 << 20
+
+_FLOCK = struct.Struct("hhqqi4x")
+"""Of fcntl(2), on 64 bits: type, whence, start, length (0: to the end), process."""
 
 
 class VolumeLock:
@@ -35,3 +46,48 @@ class VolumeLock:
 
     def release(self) -> None:
         os.close(self._fd)
+
+
+class Lease:
+    """A lock on one snapshot's byte, taken in the constructor.
+
+    Args:
+        path: the volume's file ``lock``.
+        against_all: nobody else may have one.
+
+    Raises:
+        BlockingIOError: somebody has one that forbids it.
+    """
+
+    def __init__(self, path: Path, epoch: int, *, against_all: bool = False) -> None:
+        self.epoch = epoch
+        access = os.O_RDWR if against_all else os.O_RDONLY
+        self._fd = os.open(path, access | os.O_CLOEXEC)
+        kind = fcntl.F_WRLCK if against_all else fcntl.F_RDLCK
+        try:
+            # Of the open file, not of the process: closing another descriptor does not drop it.
+            words = _FLOCK.pack(kind, os.SEEK_SET, LEASES + epoch, 1, 0)
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, words)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def release(self) -> None:
+        """Once."""
+        os.close(self._fd)
+
+
+def leased(path: Path) -> Iterator[int]:
+    """The epochs of snapshots of which somebody has a lease."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        position = LEASES
+        while True:
+            words = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, position, 0, 0)
+            kind, _, start, length, _ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, words))
+            if kind == fcntl.F_UNLCK:
+                return
+            yield start - LEASES
+            position = start + length
+    finally:
+        os.close(fd)

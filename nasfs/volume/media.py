@@ -47,6 +47,14 @@ class Media(Protocol):
         """
         ...
 
+    def read_disk(self, path: str | Path, buffer: memoryview, offset: int) -> int:
+        """Fill the buffer with what the disk holds, not the host's memory; bytes read.
+
+        The buffer begins at a page of memory; its length and the offset are whole blocks.  Where
+        the host can't read past its memory (tmpfs), what is there is read.
+        """
+        ...
+
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
         """All parts, one behind the other, or `MediaError`."""
         ...
@@ -178,6 +186,18 @@ class HostMedia:
                     break
                 done += count
         return done
+
+    def read_disk(self, path: str | Path, buffer: memoryview, offset: int) -> int:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise MediaError(exc.errno or errno.EIO, str(path)) from exc
+            fd = self.open(path, write=False)
+        try:
+            return self.read_into(fd, buffer, offset, wait=True) or 0
+        finally:
+            self.close(fd)
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset: int) -> None:
         with _translated("write to a layer"):

@@ -349,6 +349,9 @@ class ReservedMedia:
     def read(self, fd: int, length: int, offset: int) -> bytes:
         return self._media.read(fd, length, offset)
 
+    def read_disk(self, path: str | Path, buffer: memoryview, offset: int) -> int:
+        return self._media.read_disk(path, buffer, offset)
+
     def read_into(self, fd: int, buffer: memoryview, offset: int, *, wait: bool) -> int | None:
         return self._media.read_into(fd, buffer, offset, wait=wait)
 

@@ -28,12 +28,18 @@ from nasfs.volume.files import Files
 from nasfs.volume.history import FOREVER
 from nasfs.volume.kept import own_by_rows
 from nasfs.volume.layers import Layers
+from nasfs.volume.lock import Lease, leased
 from nasfs.volume.media import Media
 from nasfs.volume.rollback import roll_back
 from nasfs.volume.room import Kind
 from nasfs.volume.store import Store
 from nasfs.volume.types import NAME_MAX, ROOT_INO, Epoch, Hold, Inode, Snapshot, SnapshotState
 from nasfs.volume.view import AsOf
+
+READER = "reader"
+"""Who holds a snapshot of which there is a lease."""
+
+_LEASE = Hold(READER, "it is mounted as the newest one, or compared with the partner's")
 
 
 class Snapshots(Files):
@@ -42,6 +48,8 @@ class Snapshots(Files):
     def __init__(self, path: Path, store: Store, layers: Layers, media: Media) -> None:
         super().__init__(path, store, layers, media)
         self._views: dict[int, AsOf] = {}
+        self._doomed: list[Lease] = []
+        """Against readers of what the open transaction destroys."""
 
     @abstractmethod
     def _sync_data(self) -> None:
@@ -74,7 +82,7 @@ class Snapshots(Files):
         else:
             self._store.load_snapshots()
             self._store.kept.load()
-        epochs = [snapshot.epoch for snapshot in self._store.all_snapshots]
+        epochs = self._store.snapshot_epochs
         if self._store.kept.is_known:
             return self._store.kept.own(epochs)
         if self._store.writable:
@@ -139,6 +147,27 @@ class Snapshots(Files):
                 del self._views[next(iter(self._views))]
             view = self._views[epoch] = AsOf(self._store, self._layers, epoch)
         return view
+
+    def lease(self, name: str) -> tuple[Snapshot, Lease]:
+        """Nobody destroys that snapshot (name or GUID) until the lease is released, or we end.
+
+        For who has the volume open read-only, and reads for longer.
+        """
+        try:
+            lease = Lease(self.path / "lock", self.snapshot(name).epoch)
+        except BlockingIOError:
+            raise NoSuchSnapshot(f"snapshot {name} of volume {self.name} is destroyed") from None
+        try:
+            return self.snapshot(name), lease  # it could have been destroyed just before
+        except BaseException:
+            lease.release()
+            raise
+
+    def _let_readers_go(self) -> None:
+        """What was destroyed is committed, or will not be."""
+        for lease in self._doomed:
+            lease.release()
+        self._doomed.clear()
 
     @contextmanager
     def as_of_last_commit(self) -> Iterator[Epoch]:
@@ -296,6 +325,11 @@ class Snapshots(Files):
         for snapshot in snapshots:
             if holds := self.holds(snapshot.name):
                 raise SnapshotHeld(snapshot.name, [hold.owner for hold in holds])
+        for snapshot in snapshots:
+            try:
+                self._doomed.append(Lease(self.path / "lock", snapshot.epoch, against_all=True))
+            except BlockingIOError:
+                raise SnapshotHeld(snapshot.name, [READER]) from None
         self._set_state(snapshots, SnapshotState.DESTROYING)
         return snapshots
 
@@ -330,7 +364,11 @@ class Snapshots(Files):
         rows = self._store.db.execute(
             "SELECT owner, reason FROM hold WHERE epoch = ? ORDER BY owner", (snapshot.epoch,)
         )
-        return [Hold(*row) for row in rows]
+        return [*(Hold(*row) for row in rows), *([_LEASE] * (snapshot.epoch in self._leased()))]
+
+    def _leased(self) -> set[int]:
+        ours = {lease.epoch for lease in self._doomed}
+        return set(leased(self.path / "lock")) - ours
 
     def all_holds(self) -> dict[str, list[Hold]]:
         """Of every held snapshot, by its GUID."""
@@ -340,6 +378,9 @@ class Snapshots(Files):
         found: dict[str, list[Hold]] = {}
         for guid, owner, reason in rows:
             found.setdefault(guid, []).append(Hold(owner, reason))
+        for epoch in self._leased():
+            if epoch in self._store.sealed:
+                found.setdefault(self._store.sealed[Epoch(epoch)].guid, []).append(_LEASE)
         return found
 
     def rollback(self, epoch: Epoch) -> None:
@@ -358,18 +399,31 @@ class Snapshots(Files):
                 self._remove_orphan(self.getattr(ino))
         self.commit()
 
-    def inodes_changed_since(self, epoch: Epoch) -> Iterator[list[int]]:
-        """Live inodes with any row but names that is another than at a sealed epoch, by the page.
+    def commits_seen(self) -> int:
+        """Another number whenever somebody else has committed; for who has it open read-only."""
+        return int(self._store.db.execute("PRAGMA data_version").fetchone()[0])
+
+    def look_again(self) -> None:
+        """What was read when it was opened is as of the last commit; for who has it read-only."""
+        self._store.load_state()
+
+    def inodes_changed_since(self, epoch: Epoch, upto: int = FOREVER) -> Iterator[list[int]]:
+        """Inodes with any row but names that is another than at a sealed epoch, by the page.
 
         Also the removed ones, and perhaps more.  What changes while it is read may be missed.
+
+        Args:
+            upto: a later sealed epoch; the live view by default.
         """
         for table in (self._store.inodes, self._store.xattrs):
-            for page in touched(table, epoch, FOREVER):
+            for page in touched(table, epoch, upto):
                 yield [row[0] for row in page]
 
-    def entries_changed_since(self, epoch: Epoch) -> Iterator[list[tuple[int, bytes]]]:
+    def entries_changed_since(
+        self, epoch: Epoch, upto: int = FOREVER
+    ) -> Iterator[list[tuple[int, bytes]]]:
         """The same of entries: (directory, name), be it added, removed or another inode's."""
-        for page in touched(self._store.dirents, epoch, FOREVER):
+        for page in touched(self._store.dirents, epoch, upto):
             yield [(row[0], row[1]) for row in page]
 
 

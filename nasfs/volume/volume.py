@@ -127,6 +127,7 @@ class Volume(Snapshots):
         self._let_go()
 
     def _let_go(self) -> None:
+        self._let_readers_go()
         self._layers.close_all()
         self._store.close()
         if self._lock is not None and self._reservation is not None:
@@ -295,6 +296,7 @@ class Volume(Snapshots):
             if not self._store.db.in_transaction:  # SQLite has rolled it back by itself
                 self.go_read_only("the pool's disk refused a commit")
             raise
+        self._let_readers_go()
         self._committed = self._space.committed()
         self._reserved = self._store.counters.reserved_ino
         self._committed_bytes = self._used

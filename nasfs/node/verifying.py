@@ -1,0 +1,90 @@
+"""Comparisons of two sites, in the daemon: each is a process whose lines go on to who asked."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import trio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from nasfs.errors import NasError
+
+from .children import Child, command, environment
+from .lines import TYPE
+from .messages import Nothing, ReplicationView
+from .replication_messages import ReplicationRun
+from .replications import made_replication, run_now
+from .services import Services
+from .snapshots import take_snapshot
+from .verify_messages import VerifyRequest
+
+END_S = 10.0
+"""So long the process may take to end when nobody listens any more (seconds)."""
+
+
+async def verify(services: Services, body: VerifyRequest, params: Mapping[str, str]) -> Response:
+    """Compare the snapshots of a group; the answer has any length, and ends when it is done."""
+    group, _ = await services.run(made_replication, params["group"])
+    words = ["--snapshot", body.snapshot] if body.snapshot else []
+    words += ["--newest"] if body.newest else []
+    return ProcessResponse(command("nasfs.node.verify", services.node.places, *words, group.name))
+
+
+async def repair(services: Services, body: Nothing, params: Mapping[str, str]) -> ReplicationView:
+    """Take a snap group, and send in it whatever the partner's newest one differs in.
+
+    No sealed snapshot is changed, on either site.  The answer names the attempt that does it.
+    """
+    group, _ = await services.run(made_replication, params["group"])
+    attempts = services.replicator.of(group.uuid)
+    before, attempts.rebase = attempts.rebase, True  # before the snap group could go by itself
+    try:
+        name = f"repair-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        await services.run(take_snapshot, f"{group.name}@{name}")
+        return await run_now(services, ReplicationRun(rebase=True), params)
+    except NasError:
+        attempts.rebase = before
+        raise
+
+
+class ProcessResponse(Response):
+    """What a process says on its standard output; it ends with its reader."""
+
+    def __init__(self, words: list[str]) -> None:
+        super().__init__(media_type=TYPE)
+        del self.headers["content-length"]
+        self._words = words
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        process = await trio.lowlevel.open_process(
+            self._words,
+            stdin=subprocess.PIPE,  # its end tells the process that we are gone
+            stdout=subprocess.PIPE,
+            env=environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+        child = Child(process.pid, process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            async with process.stdin, process.stdout, trio.open_nursery() as nursery:
+                nursery.start_soon(_wait_for_leave, receive, nursery.cancel_scope)
+                start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                await send(start)
+                async for piece in process.stdout:
+                    part = {"type": "http.response.body", "body": bytes(piece), "more_body": True}
+                    await send(part)
+                await send({"type": "http.response.body", "body": b""})
+                nursery.cancel_scope.cancel()
+        finally:
+            await child.end(grace_s=END_S)
+
+
+async def _wait_for_leave(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
