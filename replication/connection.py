@@ -38,10 +38,12 @@ class Connection:
 
     Attributes:
         depth: the level now.
+        counted: of `wire_bytes`, what earlier transfers on this connection have told as theirs.
     """
 
     def __init__(self, stream: TlsStream, side: Side, *, level: int = 0) -> None:
         self.depth = Depth(level)
+        self.counted = 0
         self._stream = stream
         self._codec = Codec()
         self._compressors = threading.local()
@@ -85,6 +87,16 @@ class Connection:
     @property
     def wire_bytes_received(self) -> int:
         return self._stream.received
+
+    @property
+    def silent_s(self) -> float:
+        """So long nothing was read from the peer; somebody has to read (`receive_within`)."""
+        return self._stream.silent_s
+
+    @property
+    def timeout_s(self) -> float:
+        """After so long a silence, the peer counts as unreachable."""
+        return self._stream.timeout
 
     def share_link(self, throttle: Callable[[int], None]) -> None:
         """Ask *throttle* before bytes go; it may block, and break the connection by raising."""

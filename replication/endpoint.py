@@ -189,7 +189,10 @@ class Sink(Protocol):
         ...
 
     def begin(self, progress: Progress) -> None:
-        """Start a delta (rolls the live view back to `progress.base` first, durable on return)."""
+        """Start a delta; rolls the live view back to `progress.base` first, if it is not that.
+
+        A rollback is durable on return; the progress itself with the first commit.
+        """
         ...
 
     def apply(self, batch: Batch) -> None:

@@ -1,8 +1,9 @@
 """The receiving end: serves one connection of the partner, or of who wants to become it.
 
 What arrives is applied at once, committed every few MiB or about every second, and acknowledged
-only then.  Whatever breaks, the part that was not committed is dropped with the sink; the next
-connection goes on from the last acknowledgement.
+only then; the last of it is committed, and acknowledged, with the seal.  Whatever breaks, the part
+that was not committed is dropped with the sink; the next connection goes on from the last
+acknowledgement.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def serve_connection(
             theirs = connection.greet(greeting(site.identity))
             if connection.authenticated and peer and theirs.node_uuid != peer.uuid:
                 raise NotAuthenticated(f"{theirs.node_name} is not the partner {peer.name}")
-            _Service(connection, site, clock).run()
+            _Service(connection, site, clock, peer.certificate if peer else None).run()
         except PeerUnreachable:
             if not connection.at_rest:
                 raise
@@ -91,12 +92,19 @@ def serve_connection(
 
 
 class _Service:
-    """One connection that was greeted."""
+    """One connection that was greeted; *pinned*: the certificate that it was checked against."""
 
-    def __init__(self, connection: Connection, site: Site, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        site: Site,
+        clock: Callable[[], float],
+        pinned: str | None,
+    ) -> None:
         self._connection = connection
         self._site = site
         self._clock = clock
+        self._pinned = pinned
 
     def run(self) -> None:
         message = self._connection.receive()
@@ -106,11 +114,20 @@ class _Service:
                     "a node without the certificate of the partner may only pair",
                     hint="pair the two nodes first: nasfs pair invite",
                 )
+            self._check_partner(message)
             if isinstance(message, Offer):
                 message = self._serve_volume(message)
             else:
                 self._answer(message)
                 message = self._connection.receive()
+
+    def _check_partner(self, message: Message) -> None:
+        """A connection may be older than the end of a pair."""
+        if isinstance(message, Pair):
+            return
+        peer = self._site.peer()
+        if peer is None or peer.certificate != self._pinned:
+            raise NotAuthenticated("it is not the partner of this node any more")
 
     def _answer(self, message: Message) -> None:
         match message:
@@ -154,10 +171,10 @@ class _Service:
             message = self._connection.receive_within(intake.patience())
             if isinstance(message, Rows | Data):
                 intake.apply(message)
-            if isinstance(message, Seal) or intake.is_due():
-                self._acknowledge(intake)
             if isinstance(message, Seal):
                 break
+            if intake.is_due():
+                self._acknowledge(intake)
         _check_seal(sink, intake.progress, message)
         self._check_term(offer)  # a failover may have begun meanwhile
         sink.seal(begin.target)

@@ -106,6 +106,7 @@ def replicate(
     window: int = WINDOW_BYTES,
     patience: float | None = None,
     throttle: Callable[[int], None] | None = None,
+    leave: Callable[[Connection], None] = Connection.close,
     on_progress: Callable[[Account], None] = lambda account: None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
@@ -125,6 +126,8 @@ def replicate(
         throttle: called with the number of bytes that are about to go to the peer, a few KiB at a
             time, by any of the threads that send; blocks until they may, but for less than the
             peer's time-out.  What it raises ends the call, at the edge of such a piece.
+        leave: gets the connection on which everything went well, and nothing is under way; the
+            peer has the volume open on it until the next request, or its end.
         on_progress: called in the calling thread, after every batch and change of phase.
         sleep: interruptible by raising from it.
 
@@ -133,7 +136,7 @@ def replicate(
         DigestMismatch: not transient; nothing of the peer was lost.
         NasError: whatever the source raises.
     """
-    sender = _Sender(source, group, term, targets, window, throttle, on_progress)
+    sender = _Sender(source, group, term, targets, window, throttle, leave, on_progress)
     pause, since, steady = FIRST_PAUSE_S, clock(), sender.milestone
     while True:
         try:
@@ -159,6 +162,7 @@ class _Sender:
         targets: Collection[str] | None,
         window: int,
         throttle: Callable[[int], None] | None,
+        leave: Callable[[Connection], None],
         on_progress: Callable[[Account], None],
     ) -> None:
         self._source = source
@@ -167,6 +171,7 @@ class _Sender:
         self._targets = targets
         self._window = window
         self._throttle = throttle
+        self._leave = leave
         self._on_progress = on_progress
         self._account = Account(volume=source.volume_uuid)
         self._earlier_wire_bytes = 0
@@ -189,14 +194,20 @@ class _Sender:
         """One connection's worth of work; raises where it breaks."""
         attempts = self._account.attempts + 1
         self.report(phase=Phase.CONNECTING, reason="", attempts=attempts)
-        self._earlier_wire_bytes = self._account.wire_bytes
-        with connect() as connection:
+        connection = connect()
+        self._earlier_wire_bytes = self._account.wire_bytes - connection.counted
+        try:
             if self._throttle is not None:
                 connection.share_link(self._throttle)
             try:
                 self._bring_up_to_date(connection)
             finally:
                 self._take_stock(connection)
+                connection.counted = connection.wire_bytes
+        except BaseException:
+            connection.close()
+            raise
+        self._leave(connection)
         self.report(phase=Phase.DONE)
         return self._account
 
@@ -339,6 +350,13 @@ class _Flight:
                     return
         raise RemoteProtocolError("it acknowledges what was not sent")
 
+    def land_all(self) -> None:
+        """The snapshot is published, so everything that was sent is durable."""
+        with self._changed:
+            self._unacknowledged.clear()
+            self._bytes = 0
+            self.acknowledged = self.sent
+
     def finish(self, *, failure: Exception | None) -> None:
         """No more acknowledgements will come: sealed, or failed."""
         with self._changed:
@@ -410,6 +428,7 @@ def _listen(connection: Connection, flight: _Flight) -> None:
                 case Ack() as ack:
                     flight.land(ack)
                 case Sealed(guid=guid) if guid == flight.target.guid:
+                    flight.land_all()
                     flight.finish(failure=None)
                     return
                 case message:

@@ -40,19 +40,22 @@ class State(Enum):
 
 _C, _S = Side.CLIENT, Side.SERVER
 
+_REQUESTS = {
+    Kind.CREATE: State.CREATING,
+    Kind.STATUS_QUERY: State.ASKING,
+    Kind.OPERATE: State.OPERATING,
+    Kind.OFFER: State.OFFERING,
+}
+"""Between two transfers the client may ask for anything; what it offered before is then over."""
+
 NEXT: Mapping[tuple[State, Side, Kind], State] = {
     (State.START, _C, Kind.HELLO): State.GREETED,
     (State.GREETED, _S, Kind.HELLO): State.READY,
     (State.READY, _C, Kind.PAIR): State.PAIRING,
     (State.PAIRING, _S, Kind.PAIRED): State.READY,
-    (State.READY, _C, Kind.CREATE): State.CREATING,
     (State.CREATING, _S, Kind.CREATED): State.READY,
-    (State.READY, _C, Kind.STATUS_QUERY): State.ASKING,
     (State.ASKING, _S, Kind.STATUS): State.READY,
-    (State.READY, _C, Kind.OPERATE): State.OPERATING,
     (State.OPERATING, _S, Kind.OPERATED): State.READY,
-    (State.READY, _C, Kind.OFFER): State.OFFERING,
-    (State.OFFERED, _C, Kind.OFFER): State.OFFERING,
     (State.OFFERING, _S, Kind.STATE): State.OFFERED,
     (State.OFFERED, _C, Kind.BEGIN): State.BEGINNING,
     (State.BEGINNING, _S, Kind.RESUME): State.TRANSFER,
@@ -62,6 +65,11 @@ NEXT: Mapping[tuple[State, Side, Kind], State] = {
     (State.TRANSFER, _C, Kind.SEAL): State.SEALING,
     (State.SEALING, _S, Kind.ACK): State.SEALING,
     (State.SEALING, _S, Kind.SEALED): State.OFFERED,
+    **{
+        (rest, _C, kind): following
+        for rest in (State.READY, State.OFFERED)
+        for kind, following in _REQUESTS.items()
+    },
 }
 """Who may send what, when, and what follows.  `advance` adds Ping and Refusal."""
 

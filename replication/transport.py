@@ -260,6 +260,11 @@ class TlsStream:
         self._heard = clock()
         sock.setblocking(False)
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last bytes were read."""
+        return self._clock() - self._heard
+
     def send(self, data: bytes) -> None:
         """All of *data*; one thread at a time.
 

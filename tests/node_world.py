@@ -40,13 +40,22 @@ def free_port() -> int:
 
 
 class NodeWorld:
-    """One node below *root*; `close` ends everything that it started."""
+    """One node below *root*; `close` ends everything that it started.
 
-    def __init__(self, root: Path, name: str) -> None:
+    Args:
+        inside: the beginning of a command line that runs the rest of it in another network.
+    """
+
+    def __init__(
+        self, root: Path, name: str, *, address: str = "", inside: tuple[str, ...] = ()
+    ) -> None:
         self.root = root
         self.name = name
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = address or f"127.0.0.1:{free_port()}"
+        self._inside = inside
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.module = "nasfs.cli.main"
+        """What runs as its daemon."""
         self.run("node", "init", "--name", name, "--listen", self.address)
 
     def nasfs(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -86,7 +95,10 @@ class NodeWorld:
         log = (self.root / "daemon.log").open("ab")
         with log:
             self.daemon = subprocess.Popen(
-                [sys.executable, "-m", "nasfs.cli.main", "--root", str(self.root), "node", "run"],
+                [
+                    *(*self._inside, sys.executable, "-m", self.module),
+                    *("--root", str(self.root), "node", "run"),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

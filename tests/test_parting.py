@@ -159,11 +159,11 @@ def test_an_end_that_was_interrupted_goes_on(pair: Pair) -> None:
         wait_until(
             lambda: "release is not finished" in str(b.json("status")["attention"]), "it began"
         )
-        assert "is being deleted" in b.fails(3, "failover", "office")
-        assert "under way" in b.fails(3, "test-failover", "start", "office")
         b.kill()
         assert asking.wait() == 4
     b.start()
+    assert "is being deleted" in b.fails(3, "failover", "office")
+    assert "under way" in b.fails(3, "test-failover", "start", "office")
     a.start()
     pair.a.run("snapshot", "create", "office@two")  # nothing is received any more
     assert a.nasfs("replication", "run", "office", "--wait").returncode != 0

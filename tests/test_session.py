@@ -51,6 +51,8 @@ def play(events: list[tuple[Side, Kind]]) -> State:
         ([*GREETING, (C, Kind.CREATE), (S, Kind.CREATED), *TRANSFER[2:]], State.OFFERED),
         ([*GREETING, (C, Kind.STATUS_QUERY), (S, Kind.STATUS)], State.READY),
         ([*GREETING, (C, Kind.OPERATE), (S, Kind.OPERATED)], State.READY),
+        ([*TRANSFER, (C, Kind.STATUS_QUERY), (S, Kind.STATUS)], State.READY),
+        ([*TRANSFER[:4], (C, Kind.CREATE), (S, Kind.CREATED), *TRANSFER[2:]], State.OFFERED),
         ([*TRANSFER[:8], (S, Kind.PING), (C, Kind.PING)], State.TRANSFER),
         ([*TRANSFER[:8], (S, Kind.REFUSAL)], State.CLOSED),
         ([(C, Kind.HELLO), (S, Kind.REFUSAL)], State.CLOSED),

@@ -465,8 +465,8 @@ def test_a_sender_with_an_unknown_higher_term_is_refused(pair: Pair) -> None:
 class FailoverSink(ReplicaSink):
     pair: Pair
 
-    def commit(self, progress: Progress) -> None:
-        super().commit(progress)
+    def apply(self, batch: Batch) -> None:
+        super().apply(batch)
         self.pair.b.term = 2
 
 

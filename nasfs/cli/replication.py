@@ -72,17 +72,29 @@ def run(
     group: str,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is done, with progress.")] = False,
     dry_run: DryRun = False,
+    rebase: Annotated[
+        bool,
+        typer.Option(
+            "--rebase",
+            help="Without a common snapshot: compare contents, and send what differs.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Replicate what is waiting now."""
     from nasfs.node.client import replication_url
     from nasfs.node.messages import DeltaView, ReplicationView
+    from nasfs.node.replication_messages import ReplicationRun
 
+    if rebase and dry_run:
+        verify.show_rebase(group, as_json=as_json)
+        return
     if dry_run:
         deltas = client().get(f"{replication_url(group)}/delta", list[DeltaView])
         _print_deltas(deltas, as_json)
         return
-    view = client().post(f"{replication_url(group)}/run", ReplicationView)
+    body = ReplicationRun(rebase)
+    view = client().post(f"{replication_url(group)}/run", ReplicationView, body)
     if wait:
         from .progress import wait_for_attempt
 

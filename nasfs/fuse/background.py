@@ -32,6 +32,7 @@ class Order(msgspec.Struct, frozen=True):
     flags: tuple[str, ...]
     log_file: str | None
     list_snapshots: bool | None = None
+    follow: bool = False
 
 
 def order_of(pid: int) -> Order | None:
@@ -126,6 +127,7 @@ def main(arguments: list[str]) -> int:
             allow_other=order.allow_other,
             flags=order.flags,
             list_snapshots=order.list_snapshots,
+            follow=order.follow,
             on_ready=reporter.serving,
         )
     except NasError as exc:

@@ -45,6 +45,7 @@ from .messages import (
     FailoverRequest,
     GroupCreate,
     GroupMembers,
+    GroupRollback,
     Nothing,
     PairJoin,
     PairRemove,
@@ -72,7 +73,14 @@ from .messages import (
     VolumeSet,
 )
 from .part_messages import ReplicationDelete
-from .replication_messages import LinkSet, ReceptionSet, ReplicationSet, WindowAdd, WindowRemove
+from .replication_messages import (
+    LinkSet,
+    ReceptionSet,
+    ReplicationRun,
+    ReplicationSet,
+    WindowAdd,
+    WindowRemove,
+)
 from .services import Services, mount_volume, unmount_volume
 from .share_routes import SHARES
 from .verify_messages import VerifyRequest
@@ -235,6 +243,10 @@ async def _remove_pair(services: Services, body: PairRemove, params: Params) -> 
     return await parting.remove_pair(services, body)
 
 
+async def _roll_back_group(services: Services, body: GroupRollback, params: Params) -> object:
+    return await failover.roll_back(services, params["group"], body)
+
+
 async def _events(services: Services, body: Nothing, params: Params) -> object:
     try:
         after, limit = int(params.get("after", "0")), int(params.get("limit", "200"))
@@ -295,6 +307,7 @@ ROUTES = (
     Route("POST", "/v1/groups/{group}/failover", FailoverRequest, _failover),
     Route("POST", "/v1/groups/{group}/failback", RoleRequest, _failback),
     Route("POST", "/v1/groups/{group}/failback-join", RoleRequest, _join),
+    Route("POST", "/v1/groups/{group}/rollback", GroupRollback, _roll_back_group),
     Route("GET", "/v1/groups/{group}/readiness", Nothing, _plain(readiness.readiness, "group")),
     Route("GET", "/v1/pair", Nothing, _plain(pairing.pair_view)),
     Route("POST", "/v1/pair/invite", Nothing, _plain(pairing.invite)),
@@ -315,11 +328,12 @@ ROUTES = (
     Route("POST", "/v1/replications/{group}/split", Nothing, replications.split),
     Route("POST", "/v1/replications/{group}/join", Nothing, replications.join),
     Route("POST", "/v1/replications/{group}/verify", VerifyRequest, verifying.verify),
+    Route("POST", "/v1/replications/{group}/repair", Nothing, verifying.repair),
     Route("GET", "/v1/link", Nothing, links.show_link),
     Route("PATCH", "/v1/link", LinkSet, links.set_link),
     Route("GET", "/v1/receptions/{group}", Nothing, _plain(receptions.show, "group")),
     Route("PATCH", "/v1/receptions/{group}", ReceptionSet, _plain(receptions.change, "group")),
-    Route("POST", "/v1/replications/{group}/run", Nothing, replications.run_now),
+    Route("POST", "/v1/replications/{group}/run", ReplicationRun, replications.run_now),
     Route("POST", "/v1/replications/{group}/pause", Nothing, replications.pause),
     Route("POST", "/v1/replications/{group}/resume", Nothing, replications.resume),
     Route("POST", "/v1/replications/{group}/delete", ReplicationDelete, _delete_replication),

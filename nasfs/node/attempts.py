@@ -22,7 +22,10 @@ class Attempts:
 
     running: Running | None = None
     under_way: bool = False
+    begun: int = 0
+    """Attempts so far; the latest has this number."""
     finished: int = 0
+    """The latest attempt that was not just held."""
     waits: str = ""
     """Why nothing is sent though something shall be; empty: it is, or nothing shall."""
     next_try_ns: int = 0
@@ -35,6 +38,8 @@ class Attempts:
     """What is waiting to be sent, when it was last looked at."""
     asked: trio.Event = field(default_factory=trio.Event)
     urgent: trio.Event = field(default_factory=trio.Event)
+    rebase: bool = False
+    """The next attempts send what differs in the contents, until one has done it."""
     pause_s: float = BACKOFF_S[0]
     _at: tuple[float, int] = (0.0, 0)
 
@@ -49,6 +54,7 @@ class Attempts:
         """An attempt begins: it sees all that was asked for until now."""
         self.asked, self.urgent = trio.Event(), trio.Event()
         self.under_way = True
+        self.begun += 1
         self.next_try_ns = 0
         self._at = (trio.current_time(), 0)
 
@@ -59,13 +65,15 @@ class Attempts:
         match outcome:
             case Done():
                 self.pause_s, self.bytes_waiting = BACKOFF_S[0], 0
+                self.rebase = False
             case Failure():
+                self.rebase = self.rebase and outcome.transient
                 pause = self.pause_s
                 self.pause_s = min(pause * 2, BACKOFF_S[1])
                 if outcome.transient:
                     self.next_try_ns = time.time_ns() + int(pause * 1e9)
         if not isinstance(outcome, Held):
-            self.finished += 1
+            self.finished = self.begun
         return pause
 
     def note(self, running: Running) -> None:
@@ -93,14 +101,6 @@ class Memory:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def began(self, group_uuid: str) -> int:
-        """The present time, in ns."""
-        now = time.time_ns()
-        before = self._node.bond.transfer(group_uuid) or never(group_uuid)
-        after = msgspec.structs.replace(before, state="running", changed_ns=now)
-        self._node.bond.set_transfer(after)
-        return now
-
     def both(self, group_uuid: str, report: Both) -> None:
         """A snap group is whole on both sides."""
         known = self._node.traffic.common(group_uuid)
@@ -112,10 +112,11 @@ class Memory:
         self, group_uuid: str, began_ns: int, outcome: Done | Held | Failure, last: Running
     ) -> None:
         """Whatever became of it; nothing, if the replication was deleted meanwhile."""
-        before = self._node.bond.transfer(group_uuid) or never(group_uuid)
-        self._node.bond.set_transfer(_after(before, outcome, time.time_ns()))
-        self._keep(group_uuid, began_ns, before, outcome, last)
-        self._tell(group_uuid, before, outcome)
+        with self._node.state.change():
+            before = self._node.bond.transfer(group_uuid) or never(group_uuid)
+            self._node.bond.set_transfer(_after(before, outcome, time.time_ns()))
+            self._keep(group_uuid, began_ns, before, outcome, last)
+            self._tell(group_uuid, before, outcome)
 
     def _keep(
         self,

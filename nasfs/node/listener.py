@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 from functools import partial
 
 import trio
 
 from nasfs.errors import Failed
 
-from .children import Child, command, environment
+from .children import Child
 from .config import parse_address
 from .context import Node
+from .hatchery import Hatchery
 
 log = logging.getLogger(__name__)
 
@@ -42,39 +42,37 @@ async def listen(
         ) from exc
     task_status.started()
     limiter = trio.CapacityLimiter(MAX_CONNECTIONS)
-    await trio.serve_listeners(partial(_serve, node, limiter), listeners)
+    hatchery = Hatchery(node.places)
+    try:
+        await trio.serve_listeners(partial(_serve, hatchery, limiter), listeners)
+    finally:
+        await hatchery.close()
 
 
-async def _serve(node: Node, limiter: trio.CapacityLimiter, stream: trio.SocketStream) -> None:
+async def _serve(
+    hatchery: Hatchery, limiter: trio.CapacityLimiter, stream: trio.SocketStream
+) -> None:
     try:
         limiter.acquire_nowait()
     except trio.WouldBlock:
         stream.socket.close()
         return
     try:
-        await _run_child(node, stream.socket)
+        with stream.socket as connection:
+            child = await hatchery.hatch(connection)
+        if child is not None:
+            await _await_end(child)
     finally:
         limiter.release()
 
 
-async def _run_child(node: Node, sock: trio.socket.SocketType) -> None:
-    with sock:
-        number = sock.fileno()
-        words = command("nasfs.node.receive", node.places, "--fd", str(number))
-        process = await trio.lowlevel.open_process(
-            words,
-            stdin=subprocess.PIPE,  # its end tells the child that we are gone
-            env=environment(),
-            cwd="/",
-            pass_fds=[number],
-            start_new_session=True,
-        )
-    child = Child(process.pid, process)
+async def _await_end(child: Child) -> None:
+    """Of a process; cancelled, we end it."""
+    ended = False
     try:
         await child.wait()
+        ended = True
     finally:
-        if process.returncode is None:
+        if not ended:
             await child.end(grace_s=END_S)
-        assert process.stdin is not None
-        with trio.CancelScope(shield=True):
-            await process.stdin.aclose()
+        child.close()

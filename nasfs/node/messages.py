@@ -510,6 +510,8 @@ class PlanView(msgspec.Struct, frozen=True):
     """``failover``, ``switchover``, ``failback``, ``failback-join`` or ``rollback``"""
     kept: tuple[str, ...] = ()
     """Snapshots that keep what would else be lost."""
+    notes: tuple[str, ...] = ()
+    """What was decided about shares and accounts, and what did not go well with them."""
 
 
 # the whole

@@ -33,6 +33,8 @@ class MountSource:
     """None for a snapshot: nothing can be asked of it."""
     log_file: Path | None
     commit_interval_s: float
+    follow: bool = False
+    """Read-only as of the newest snapshot, and of those to come."""
 
 
 def split_source(text: str) -> tuple[str, str]:
@@ -42,8 +44,13 @@ def split_source(text: str) -> tuple[str, str]:
     return f"{directory}{slash}{volume}", snapshot
 
 
-def find_source(places: Places, text: str, *, snapshot: str = "") -> MountSource:
+def find_source(
+    places: Places, text: str, *, snapshot: str = "", follow: bool = False
+) -> MountSource:
     """Look up what *text* means; *snapshot* is the one that an option names.
+
+    Args:
+        follow: the newest snapshot is meant, and those to come.
 
     Raises:
         ConfigError: it is neither POOL/VOLUME nor a path, or two snapshots are named.
@@ -60,18 +67,20 @@ def find_source(places: Places, text: str, *, snapshot: str = "") -> MountSource
         with Node.open(places) as node:
             path = node.volume_path(node.state.volume(parse_volume(named)))
     info = volume_info(path)
-    if wanted:
-        if all(wanted not in (found.name, found.guid) for found in info.snapshots):
-            raise NoSuchSnapshot(f"{named} has no snapshot {wanted}")
-    else:
+    if wanted and all(wanted not in (found.name, found.guid) for found in info.snapshots):
+        raise NoSuchSnapshot(f"{named} has no snapshot {wanted}")
+    if wanted and follow:
+        raise ConfigError(f"{wanted} is one snapshot, and does not follow others")
+    if not wanted and not follow:
         _check_live(places, path, info)
     places.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     return MountSource(
         path,
         wanted or None,
-        None if wanted else places.control_socket(info.uuid),
-        None if wanted else places.mount_log(info.uuid),
+        None if wanted or follow else places.control_socket(info.uuid),
+        None if wanted or follow else places.mount_log(info.uuid),
         read_config(places.config).commit_interval_s,
+        follow,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the daemon tells a send process while it runs: one JSON object per line on its stdin.
+"""What the daemon tells a send process: one JSON object per line on its stdin.
 
 The end of that stream says that the daemon is gone: the process ends, too.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import threading
 
 import msgspec
+from msgspec.structs import replace
 
 from .governor import Governor
 
@@ -29,6 +31,10 @@ class Order(msgspec.Struct, frozen=True):
     """How it stands back for others in the use of processors and disks (per cent)."""
     stop: str = ""
     """Not empty: not at all any more, and why."""
+    begin: bool = False
+    """Send again: for a process that has sent all and waits."""
+    rebase: bool = False
+    """Send the newest snap group by what differs in the contents, whatever both sides have."""
 
 
 _decoder = msgspec.json.Decoder(Order)
@@ -39,8 +45,9 @@ def read_order(line: bytes | str) -> Order:
     return _decoder.decode(line)
 
 
-def write_order(order: Order) -> bytes:
-    return msgspec.json.encode(order) + b"\n"
+def write_order(order: Order, *, begin: bool = False) -> bytes:
+    """*begin*: the order to send again, in this way."""
+    return msgspec.json.encode(replace(order, begin=begin)) + b"\n"
 
 
 def obey(governor: Governor, order: Order) -> None:
@@ -51,22 +58,40 @@ def obey(governor: Governor, order: Order) -> None:
         governor.close(order.stop)
 
 
-def follow_daemon(governor: Governor) -> None:
-    """Take orders until the daemon is gone; then, or some time after an order to stop, end."""
+class Orders:
+    """The daemon's orders, taken as they come until it is gone; then the process ends.
 
-    def follow() -> None:
+    It ends as well some time after an order to stop.
+    """
+
+    def __init__(self, governor: Governor) -> None:
+        self._governor = governor
+        self._begun: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        threading.Thread(target=self._follow, name="orders", daemon=True).start()
+
+    def wait_to_begin(self, seconds: float) -> Order | None:
+        """The order to send again; None: there was none within so many seconds."""
+        try:
+            return self._begun.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
+    def _follow(self) -> None:
         buffer = b""
         while piece := os.read(0, 4096):  # no buffered reader: a thread in one can't be left
             *lines, buffer = (buffer + piece).split(b"\n")
             for order in map(read_order, lines):
-                obey(governor, order)
-                if order.stop:
-                    end = threading.Timer(EDGE_S, os.kill, (os.getpid(), signal.SIGTERM))
-                    end.daemon = True
-                    end.start()
+                self._take(order)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=follow, name="orders", daemon=True).start()
+    def _take(self, order: Order) -> None:
+        obey(self._governor, order)
+        if order.begin:
+            self._begun.put(order)
+        if order.stop:
+            end = threading.Timer(EDGE_S, os.kill, (os.getpid(), signal.SIGTERM))
+            end.daemon = True
+            end.start()
 
 
 def _stand_back(priority: int) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from nasfs.volume import Snapshot
 from replication.client import create_replication, peer_status
 from replication.compression import AUTO
-from replication.connection import Connection
-from replication.endpoint import GroupSpec, GroupStatus, VolumeSpec
+from replication.endpoint import GroupSpec, GroupStatus, Source, VolumeSpec
+from replication.errors import PeerUnreachable
 from replication.local import VolumeSource
 from replication.plan import Retention, SnapGroup, plan_snap_groups
 from replication.sender import Account, replicate
@@ -19,7 +19,7 @@ from .context import Node
 from .engine import info
 from .governor import Governor
 from .leases import hold, others_hold, release_older
-from .pairing import connect_peer
+from .peerline import PeerLine
 from .records import Group, Replication, VolumeRow
 from .reports import Both, Done, Running
 
@@ -91,7 +91,11 @@ class Waiting:
 
 
 class Outgoing:
-    """One attempt to bring the partner up to date with a group."""
+    """One attempt to bring the partner up to date with a group.
+
+    Attributes:
+        both_have: the newest snap group that both sites have; empty: none.
+    """
 
     def __init__(
         self,
@@ -100,6 +104,7 @@ class Outgoing:
         made: Replication,
         governor: Governor,
         say: Say,
+        line: PeerLine,
         *,
         patience_s: float,
     ) -> None:
@@ -109,51 +114,48 @@ class Outgoing:
         self._level = COMPRESSION_LEVELS[made.compression]
         self._governor = governor
         self._say = say
+        self._line = line
         self._patience_s = patience_s
         self._began = time.monotonic()
         self._done = Done()
         self._rows = node.state.members(group.uuid)
-        self._spare: Connection | None = None
-        """A connection on which nothing is under way: the next conversation takes it."""
         self._skew_ns = 0
         self._sizes: dict[str, int] = {}
+        self.both_have = ""
         self._under_way: tuple[SnapGroup, ...] = ()
 
     def run(self, spec: GroupSpec) -> Done:
         """Have the partner make what is missing there, then send what it lacks, oldest first."""
-        try:
-            self._say(Running(phase="connecting"))
-            status = self._agree(spec)
-            theirs = {found.guid for volume in status.volumes for found in volume.snapshots}
-            keeps = Retention(status.keep_most or self._made.max_snapshots, status.keep_least)
-            while (waiting := Waiting(self._node, self._rows, self._made, theirs, keeps)).chosen:
-                self._note_common(waiting, waiting.common)
-                self._done = _more(self._done, skipped=waiting.skipped)
-                self._send(waiting, theirs)
+        self._say(Running(phase="connecting"))
+        status = self._agree(spec)
+        theirs = {found.guid for volume in status.volumes for found in volume.snapshots}
+        keeps = Retention(status.keep_most or self._made.max_snapshots, status.keep_least)
+        while (waiting := Waiting(self._node, self._rows, self._made, theirs, keeps)).chosen:
             self._note_common(waiting, waiting.common)
-            for row in self._rows:
-                release_older(self._node, row, waiting.common)
-        finally:
-            self._drop_spare()
+            self._done = _more(self._done, skipped=waiting.skipped)
+            self._send(waiting, theirs)
+        self._note_common(waiting, waiting.common)
+        for row in self._rows:
+            release_older(self._node, row, waiting.common)
         return self._done
 
     # talking to the partner
 
-    def _connect(self) -> Connection:
-        spare, self._spare = self._spare, None
-        return spare or connect_peer(self._node, level=self._level)
-
-    def _drop_spare(self) -> None:
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            spare.close()
-
     def _agree(self, spec: GroupSpec) -> GroupStatus:
         """What the partner has.  The connection waits for the first volume."""
-        connection = self._spare = connect_peer(self._node, level=self._level)
-        create_replication(connection, spec)
-        began = time.time_ns()
-        status = peer_status(connection, self._group.uuid)
+        try:
+            return self._ask(spec)
+        except PeerUnreachable:
+            if not self._line.kept:
+                raise
+        return self._ask(spec)
+
+    def _ask(self, spec: GroupSpec) -> GroupStatus:
+        with self._line.lend(self._level) as connection:
+            connection.share_link(self._governor.throttle)
+            create_replication(connection, spec)
+            began = time.time_ns()
+            status = peer_status(connection, self._group.uuid)
         if status.time_ns:
             self._skew_ns = status.time_ns - (began + time.time_ns()) // 2
         return status
@@ -185,15 +187,16 @@ class Outgoing:
         def tell(account: Account) -> None:
             self._progress(account, left)
 
-        with contextlib.closing(VolumeSource(self._node.volume_path(row))) as source:
+        with contextlib.closing(self._source(row)) as source:
             account = replicate(
                 source,
-                self._connect,
+                lambda: self._line.take(self._level),
                 self._group.uuid,
                 self._group.term,
                 targets=[snapshot.guid for snapshot in snapshots],
                 patience=self._patience_s,
                 throttle=self._governor.throttle,
+                leave=self._line.give_back,
                 on_progress=tell,
             )
         self._done = _more(
@@ -205,9 +208,13 @@ class Outgoing:
             seconds=time.monotonic() - self._began - self._done.seconds,
         )
 
+    def _source(self, row: VolumeRow) -> Source:
+        return VolumeSource(self._node.volume_path(row))
+
     def _note_common(self, waiting: Waiting, snap_group: str | None) -> None:
         if snap_group is None or not self._rows:
             return
+        self.both_have = snap_group
         newest = waiting.snapshots[self._rows[0].uuid][snap_group]
         self._say(Both(snap_group, newest.name, newest.time_ns, self._skew_ns))
 

@@ -115,7 +115,7 @@ async def _release(services: Services, group: Group, *, peer_has_all: bool) -> N
     rows = node.state.members(group.uuid)
     for row in rows:
         stop = partial(take_over, node.places, row.uuid, wait_s=VOLUME_S)
-        await services.run(lambda _, stop=stop: stop())
+        await trio.to_thread.run_sync(stop)
     await services.run(_go_back, rows, peer_has_all)
     await services.run(staging.forget, group.uuid)
     node.state.forget_group(group.uuid)

@@ -18,7 +18,7 @@ from .messages import Nothing, ReplicationCreate, ReplicationView
 from .outgoing import COMPRESSION_LEVELS, group_spec
 from .pairing import connect_peer
 from .records import Group, Replication
-from .replication_messages import ReplicationSet, WindowAdd, WindowRemove
+from .replication_messages import ReplicationRun, ReplicationSet, WindowAdd, WindowRemove
 from .replication_views import replication_view
 from .replicator import Replicator
 from .services import Services
@@ -139,7 +139,7 @@ async def show(services: Services, body: Nothing, params: Params) -> Replication
     return await services.run(replication_view, services.replicator, group, made)
 
 
-async def run_now(services: Services, body: Nothing, params: Params) -> ReplicationView:
+async def run_now(services: Services, body: ReplicationRun, params: Params) -> ReplicationView:
     """Send what is waiting; the answer names the attempt that will have seen all of it."""
     group, made = await services.run(made_replication, params["group"])
     check_active(services.node, group)
@@ -149,6 +149,9 @@ async def run_now(services: Services, body: Nothing, params: Params) -> Replicat
             f"replication of {group.name} is {how}",
             hint=f"nasfs replication {back} {group.name}",
         )
+    if body.rebase:
+        services.replicator.of(group.uuid).rebase = True
+        services.node.note("rebase asked for", group.name)
     asked = services.replicator.ask(group.uuid)
     view = await services.run(replication_view, services.replicator, group, made)
     return replace(view, asked_attempt=asked)

@@ -1,25 +1,18 @@
-"""When to send: one task for each replicated group, each attempt a process of its own."""
+"""When to send: one task for each replicated group, a process of its own for its attempts."""
 
 from __future__ import annotations
 
-import logging
-import signal
-import subprocess
+import time
 
+import msgspec
 import trio
 
 from .attempts import Attempts, Memory
-from .children import Child, command, environment
 from .context import Node
-from .orders import write_order
 from .reports import Both, Done, Failure, Held, Running, read_report
+from .senders import Sender, Senders
 from .traffic import Sending, Traffic
 from .watchdog import Watchdog
-
-log = logging.getLogger(__name__)
-
-END_S = 10.0
-"""So long a send process may take to end when it is asked to, and when it is killed (seconds)."""
 
 
 class Replicator:
@@ -34,12 +27,12 @@ class Replicator:
         self.attempts: dict[str, Attempts] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
         self._wake = trio.Event()
-        self._nursery: trio.Nursery | None = None
+        self._senders: Senders | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._senders = Senders(self._node, nursery)
             nursery.start_soon(self.traffic.run)
             while True:
                 self._wake = trio.Event()
@@ -61,14 +54,14 @@ class Replicator:
         self.traffic.poke()
 
     def ask(self, group_uuid: str, *, urgent: bool = True) -> int:
-        """Replicate now; the attempt that will have seen everything has the number returned.
+        """Replicate now; attempts of the number returned, and later ones, see everything.
 
         If not *urgent*, a pause after a failure is waited for.
         """
         attempts = self.of(group_uuid)
         attempts.ask(urgent=urgent)
         self.poke()
-        return attempts.finished + (2 if attempts.under_way else 1)
+        return attempts.begun + 1
 
     def of(self, group_uuid: str) -> Attempts:
         return self.attempts.setdefault(group_uuid, Attempts())
@@ -95,7 +88,7 @@ class Replicator:
                 attempts.waits = reason
 
             async with self.traffic.turn(group_uuid, tell) as sending:
-                began_ns, last = self._memory.began(group_uuid), Running()
+                began_ns, last = time.time_ns(), Running()
                 attempts.begin()
                 outcome: Done | Held | Failure = Held("it was interrupted")
                 try:
@@ -116,42 +109,49 @@ class Replicator:
         group = self._node.state.find_group(group_uuid)
         if group is None or group.role != "active":
             return Failure(f"the group is {group.role if group else 'gone'}", exit_code=3)
-        order = write_order(sending.order).decode().strip()
-        process = await trio.lowlevel.open_process(
-            command("nasfs.node.send", self._node.places, group.name, order),
-            stdin=subprocess.PIPE,  # its orders; its end tells the child that we are gone
-            stdout=subprocess.PIPE,
-            env=environment(),
-            cwd="/",
-            start_new_session=True,
-        )
-        child = Child(process.pid, process)
-        assert process.stdin is not None
-        sending.orders = process.stdin
-        try:
-            outcome = await self._listen(process, group_uuid, attempts)
-            if outcome is None:
-                await child.wait()
-        finally:
-            sending.orders = None
-            await self._end(child)
+        assert self._senders is not None
+        order = msgspec.structs.replace(sending.order, rebase=attempts.rebase)
+        sender = await self._senders.begin(group, order)
+        outcome = await self._hear(sender, group_uuid, attempts, sending)
+        if outcome is None and sender.kept and attempts.running is None:
+            # It had ended while it waited.
+            sender = await self._senders.begin(group, order)
+            outcome = await self._hear(sender, group_uuid, attempts, sending)
         if sending.stopped and not isinstance(outcome, Done):
             return Held(sending.stopped)
-        return outcome or Failure(f"the send process {child.ending()}", transient=True)
+        return outcome or Failure(f"the send process {sender.child.ending()}", transient=True)
+
+    async def _hear(
+        self, sender: Sender, group_uuid: str, attempts: Attempts, sending: Sending
+    ) -> Done | Held | Failure | None:
+        """Follow one attempt of a process; it is kept if it has sent everything, else ended."""
+        assert self._senders is not None
+        sending.orders, outcome = sender.orders, None
+        try:
+            outcome = await self._listen(sender, group_uuid, attempts)
+            if outcome is None:
+                await sender.child.wait()
+        finally:
+            sending.orders = None
+            if isinstance(outcome, Done) and not sending.stopped:
+                self._senders.keep(group_uuid, sender)
+            else:
+                await self._senders.end(sender)
+        return outcome
 
     async def _listen(
-        self, process: trio.Process, group_uuid: str, attempts: Attempts
+        self, sender: Sender, group_uuid: str, attempts: Attempts
     ) -> Done | Held | Failure | None:
         """What the process says in the end; None if it ended without a word."""
-        assert process.stdout is not None
-        buffer, watchdog = b"", Watchdog(trio.current_time())
+        watchdog = Watchdog(trio.current_time())
         while True:
-            piece = None
-            with trio.move_on_at(watchdog.deadline):
-                piece = await process.stdout.receive_some()
-            if piece is None:
+            lines: list[bytes] | None = []
+            with trio.move_on_at(watchdog.deadline) as patience:
+                lines = await sender.lines()
+            if patience.cancelled_caught:
                 return Failure(f"the send process hangs: {watchdog}", transient=True)
-            *lines, buffer = (buffer + piece).split(b"\n")
+            if lines is None:
+                return None
             for line in lines:
                 match read_report(line):
                     case Running() as running:
@@ -161,25 +161,3 @@ class Replicator:
                         self._memory.both(group_uuid, both)
                     case outcome:
                         return outcome
-            if not piece:
-                return None
-
-    async def _end(self, child: Child) -> None:
-        """Whatever it does; one that not even a kill ends is left to a task of its own."""
-        process = child.process
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert self._nursery is not None
-        with trio.CancelScope(shield=True):
-            await process.stdin.aclose()  # tells it that we are gone
-            for number in (None, signal.SIGTERM, signal.SIGKILL):
-                if number is not None:
-                    child.send(number)
-                with trio.move_on_after(END_S):
-                    await child.wait()
-                    break
-            else:
-                log.error("process %d does not end; it waits for a disk", child.pid)
-                self._nursery.start_soon(child.wait)
-            await process.stdout.aclose()

@@ -1,7 +1,8 @@
-"""``python -m nasfs.node.send GROUP ORDER``: brings the partner up to date with a group, then ends.
+"""``python -m nasfs.node.send GROUP ORDER``: brings the partner up to date with a group.
 
 Reports to the daemon on standard output (see ``reports``), takes its orders on standard input (see
-``orders``; the first is on the command line); exits with the code of its error.
+``orders``; the first is on the command line).  When all is sent it waits, with its connection, for
+the order to begin again; whatever else the end is, it exits, with the code of its error.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -26,9 +28,11 @@ from replication.link import LinkClosed
 
 from .context import Node
 from .governor import Governor
-from .orders import follow_daemon, obey, read_order
+from .orders import Order, Orders, obey, read_order
 from .outgoing import Outgoing, Say, group_spec
+from .peerline import PeerLine
 from .places import Places
+from .rebasing import Rebasing
 from .records import Group
 from .reports import Both, Done, Failure, Held, Report, Running, write_report
 from .share_travel import tell_partner
@@ -37,17 +41,19 @@ PATIENCE_S = 15.0
 """Without progress for so long, the daemon decides when to try again (seconds)."""
 REPORT_S = 0.2
 """At most one report of progress in so many seconds."""
-
+MIND_S = 1.0
+"""How often a process that waits looks after its connection (seconds)."""
 
 AGAIN_S = 1.0
 """Without news, the latest progress is reported again after so long, with what has passed."""
 
 
 class Reporter:
-    """Writes reports, progress not too often but often enough."""
+    """Writes the reports of one attempt, progress not too often but often enough."""
 
     def __init__(self, governor: Governor) -> None:
         self._governor = governor
+        self._passed_before = governor.passed
         self._lock = threading.Lock()
         self._latest = Running()
         self._both: Both | None = None
@@ -71,18 +77,25 @@ class Reporter:
 
     def say(self, report: Report) -> None:
         with self._lock:
-            sys.stdout.buffer.write(write_report(report))
-            sys.stdout.buffer.flush()
+            if not self._ended.is_set():
+                _write(report)
 
     def end(self, report: Report) -> None:
         """The last one."""
-        self._ended.set()
-        self.say(report)
+        with self._lock:
+            self._ended.set()
+            _write(report)
 
     def _repeat(self) -> None:
         while not self._ended.wait(AGAIN_S):
-            passed = max(self._latest.wire_bytes, self._governor.passed)
-            self.say(replace(self._latest, wire_bytes=passed))
+            passed = self._governor.passed - self._passed_before
+            latest = self._latest
+            self.say(replace(latest, wire_bytes=max(latest.wire_bytes, passed)))
+
+
+def _write(report: Report) -> None:
+    sys.stdout.buffer.write(write_report(report))
+    sys.stdout.buffer.flush()
 
 
 def main() -> int:
@@ -94,22 +107,47 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _end)
+    with Node.open(Places.find(options.root)) as node:
+        return _serve(node, node.state.group(options.group), options.order)
+
+
+def _serve(node: Node, group: Group, order: Order) -> int:
+    """Send as often as the daemon says; the exit code."""
     governor = Governor()
-    obey(governor, options.order)
-    follow_daemon(governor)
-    reporter = Reporter(governor)
-    places = Places.find(options.root)
+    obey(governor, order)
+    orders = Orders(governor)
+    line = PeerLine(node)
     try:
-        with Node.open(places) as node:
-            group = node.state.group(options.group)
-            with _only_sender(places, group):
-                reporter.end(send_group(node, group, governor, reporter.tell))
+        while True:
+            outcome = _attempt(node, group, governor, line, rebase=order.rebase)
+            if isinstance(outcome, Failure):
+                return outcome.exit_code
+            if isinstance(outcome, Held):
+                return 0
+            line.rest(group.uuid)
+            while (begun := orders.wait_to_begin(MIND_S)) is None:
+                line.mind()
+            order = begun
+    finally:
+        line.close()
+
+
+def _attempt(
+    node: Node, group: Group, governor: Governor, line: PeerLine, *, rebase: bool
+) -> Done | Held | Failure:
+    """What became of it is reported as well."""
+    reporter = Reporter(governor)
+    outcome: Done | Held | Failure
+    try:
+        with _only_sender(node.places, group):
+            group = node.state.find_group(group.uuid) or group  # it may have another name now
+            outcome = send_group(node, group, governor, reporter.tell, line, rebase=rebase)
     except LinkClosed as exc:
-        reporter.end(Held(exc.reason))
+        outcome = Held(exc.reason)
     except NasError as exc:
-        reporter.end(_failure(exc))
-        return exc.exit_code
-    return 0
+        outcome = _failure(exc)
+    reporter.end(outcome)
+    return outcome
 
 
 def _end(number: int, frame: object) -> None:
@@ -129,8 +167,19 @@ def _only_sender(places: Places, group: Group) -> Iterator[None]:
         os.close(descriptor)
 
 
-def send_group(node: Node, group: Group, governor: Governor, say: Say) -> Done:
+def send_group(
+    node: Node,
+    group: Group,
+    governor: Governor,
+    say: Say,
+    line: PeerLine,
+    *,
+    rebase: bool = False,
+) -> Done:
     """Agree on the passive side with the partner, then send every snap group that it lacks.
+
+    Args:
+        rebase: send only the newest one, by what differs in the contents (see `rebasing`).
 
     Raises:
         Failed: the group is not replicated.
@@ -139,9 +188,11 @@ def send_group(node: Node, group: Group, governor: Governor, say: Say) -> Done:
     made = node.bond.replication(group.uuid)
     if made is None:
         raise Failed(f"group {group.name} is not replicated")
-    outgoing = Outgoing(node, group, made, governor, say, patience_s=PATIENCE_S)
+    kind = Rebasing if rebase else Outgoing
+    outgoing = kind(node, group, made, governor, say, line, patience_s=PATIENCE_S)
     done = outgoing.run(group_spec(node, group, made, node.bond.remote_names()))
-    tell_partner(node, group)
+    if outgoing.both_have:
+        tell_partner(node, group, partial(line.lend, line.level))
     return done
 
 

@@ -1,4 +1,7 @@
-"""Keeps what the servers are told in step with mounts and roles, while the daemon runs."""
+"""Keeps what the servers are told in step with mounts and roles, while the daemon runs.
+
+A group that is no longer active here has its merged shares and accounts handed back.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ import trio
 from nasfs.errors import NasError
 
 from .context import Node
+from .inventory import WRITABLE_ROLES
 from .share_files import share_files
+from .share_handback import hand_back
 from .sharing import activate, render
 
 log = logging.getLogger(__name__)
@@ -34,6 +39,9 @@ async def keep_shares(node: Node) -> None:
 
 
 def _keep(node: Node) -> None:
+    for group in node.state.groups():
+        if group.role not in WRITABLE_ROLES:
+            hand_back(node, group)
     shares = node.shares.all()
     for server, file in share_files(node.places, node.config.shares).items():
         if render(node, server, shares) != file.text() and (shares or file.text()):

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import msgspec
 import zstandard
 
 from nasfs.errors import Failed, NasError, Refused
 from replication.client import operate
+from replication.connection import Connection
 from sharecfg.accounts import Accounts, Group, User, names_in
 from sharecfg.model import Share
 from sharecfg.payload import Payload, SmbAccount, decode_payload, digest, encode_payload
@@ -24,7 +27,6 @@ from .context import Node
 from .groups import newest_snap_group
 from .identity_counts import volume_counts
 from .local_accounts import NOBODY, read_accounts, read_directory
-from .pairing import connect_peer
 from .smb_accounts import Samba
 from .staging import history, payload_of, stage
 
@@ -140,11 +142,18 @@ def _group(group: Group, users: set[str]) -> Group:
     return msgspec.structs.replace(group, members=tuple(n for n in group.members if n in users))
 
 
-def tell_partner(node: Node, group: records.Group) -> None:
-    """Have the partner stage the group's shares as they are now; never fails."""
+def tell_partner(
+    node: Node, group: records.Group, connect: Callable[[], AbstractContextManager[Connection]]
+) -> None:
+    """Have the partner stage the group's shares as they are now; never fails.
+
+    Args:
+        connect: lends a connection to it.
+    """
     try:
         data = encode_payload(capture(node, group))
-        _offer(node, group, data)
+        with connect() as connection:
+            _offer(connection, group, data)
         travel = Travel(digest(data), time.time_ns())
     except NasError as exc:
         before = travel_of(node, group.uuid)
@@ -158,19 +167,18 @@ def tell_partner(node: Node, group: records.Group) -> None:
     )  # fmt: skip
 
 
-def _offer(node: Node, group: records.Group, data: bytes) -> None:
+def _offer(connection: Connection, group: records.Group, data: bytes) -> None:
     packed = zstandard.ZstdCompressor().compress(data)
     if len(packed) > MAX_BYTES:
         raise Failed(f"shares and accounts are {len(packed)} bytes, {MAX_BYTES} can be sent")
-    with connect_peer(node) as connection:
-        for offer in (Offer(digest(data)), Offer(digest(data), packed)):
-            body = msgspec.msgpack.encode(offer)
-            answer = operate(connection, group.uuid, OPERATION, body)
-            try:
-                if msgspec.msgpack.decode(answer, type=Taken).known:
-                    return
-            except msgspec.DecodeError as exc:
-                raise Failed("the partner's answer is not understood") from exc
+    for offer in (Offer(digest(data)), Offer(digest(data), packed)):
+        body = msgspec.msgpack.encode(offer)
+        answer = operate(connection, group.uuid, OPERATION, body)
+        try:
+            if msgspec.msgpack.decode(answer, type=Taken).known:
+                return
+        except msgspec.DecodeError as exc:
+            raise Failed("the partner's answer is not understood") from exc
     raise Failed("the partner did not take the shares")
 
 

@@ -124,6 +124,9 @@ class NodeSite:
         here = {row.uuid for row in self._node.state.members(group.uuid)}
         if here != {volume.uuid for volume in spec.volumes}:
             raise Refused(f"group {group.name} has other volumes on the partner")
+        kept = self._node.bond.reception(group.uuid)
+        if group.term == spec.term and kept and kept.max_snapshots == spec.max_snapshots:
+            return  # as it is; a change would wait for the disk
         with self._node.state.change():
             self._node.state.change_role(group, role="passive", term=spec.term)
             self._node.bond.set_reception(group.uuid, spec.max_snapshots)

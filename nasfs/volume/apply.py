@@ -153,8 +153,10 @@ class Applier:
 
     def reset(self, base: Epoch | None) -> None:
         """The live view becomes the base (None: an empty volume) before a delta; durable."""
-        self.set_progress(b"")
         self._first_new = self._store.counters.next_ino
+        if base is not None and self.is_at(base):
+            return
+        self.set_progress(b"")
         if base is not None:
             self._volume.rollback(base)
             return
@@ -169,6 +171,10 @@ class Applier:
         )
         self._store.counters.inodes += 1
         self._volume.commit()
+
+    def is_at(self, base: Epoch) -> bool:
+        """Nothing was applied since that snapshot: a delta may begin there."""
+        return self.progress() is None and not self._store.changed_since(base)
 
     def progress(self) -> bytes | None:
         """What `set_progress` was given last, as of the last commit."""

@@ -5,7 +5,6 @@ A copier is an entry of `COPIERS`: a context manager that gives a `Copier`, or r
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import resource
@@ -22,19 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from candidates import Missing
-from replicated import HostTree, Tree, VolumeTree
+from replicated import HostTree, Tree
 
+from nasfs.fuse.control import ControlClient
 from nasfs.node.children import environment
+from nasfs.node.client import Client, replication_url
 from nasfs.node.context import Node
+from nasfs.node.messages import ReplicationView
 from nasfs.node.places import Places
-from nasfs.node.reports import Done
-from nasfs.node.send import send_group
-from nasfs.volume import open_volume
 
 MIB = 1 << 20
 VOLUME_SIZE = "64G"
 IMAGE_BYTES = 16 << 30
 PIPE_BYTES = 1 << 20
+PATIENCE_NS = 3600 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,61 +129,67 @@ class _Node:
             self.daemon = None
 
     def cpu_seconds(self) -> float:
-        """Of the daemon and of what it started and has ended."""
-        if self.daemon is None:
-            return 0.0
-        fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(") ")[2].split()
-        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        """Of all processes of this node, and of those that they started and that have ended."""
+        ticks = 0
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                fields = (entry / "stat").read_text().rpartition(") ")[2].split()
+            except OSError:
+                continue
+            if os.fsencode(self.root) in words:
+                ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Nasfs(Copier):
-    """Two nodes on this machine, TLS between them; the receiving one with its daemon.
+    """Two nodes on this machine with their daemons, TLS between them, as people run them.
 
-    Args:
-        warm: the sender is this process, so that its start is not counted.
+    The clock runs from the request to replicate until the sending daemon knows that all is durable.
     """
 
-    def __init__(self, a: _Node, b: _Node, volume: Path, *, warm: bool) -> None:
+    def __init__(self, a: _Node, b: _Node) -> None:
         self._a = a
         self._b = b
-        self._volume = volume
-        self._warm = warm
+        with Node.open(a.places) as node:
+            (row,) = node.state.volumes()
+            self._owner = ControlClient(a.places.control_socket(row.uuid), timeout_s=600.0)
+            self._tree = HostTree(node.mountpoint(row))
         self._round = 0
 
     def change(self, step: Callable[[Tree], None]) -> None:
+        """Through the mount; the snapshot is asked of its process, and nobody replicates it yet."""
         self._round += 1
-        with open_volume(self._volume) as volume:
-            step(VolumeTree(volume))
-            volume.seal(f"s{self._round}", snap_group=str(uuid.uuid4()))
+        self._tree.new_round()
+        step(self._tree)
+        self._owner.call("snapshot", name=f"s{self._round}", snap_group=str(uuid.uuid4()))
 
     def update(self) -> Cost:
-        before = cpu_seconds() + self._b.cpu_seconds()
-        began = time.perf_counter()
-        done = self._send()
-        seconds = time.perf_counter() - began
+        before = self._cpu_seconds()
+        client = Client(self._a.places)
+        began_ns = time.time_ns()
+        view = client.post(f"{replication_url('g')}/run", ReplicationView)
+        with Node.open(self._a.places) as node:
+            group = node.state.group("g")
+            while True:
+                past = node.traffic.past(group.uuid, 1)
+                if past and past[0].ended_ns > began_ns:
+                    break
+                if time.time_ns() - began_ns > PATIENCE_NS:
+                    raise RuntimeError(f"nothing was replicated: {view}")
+                time.sleep(0.01)
+        if past[0].result != "done":
+            raise RuntimeError(past[0].detail)
+        seconds = (past[0].ended_ns - began_ns) / 1e9
         time.sleep(0.2)  # the daemon has collected what it started
-        used = cpu_seconds() + self._b.cpu_seconds() - before
-        assert done.snapshots == 1, done
-        return Cost(seconds, seconds, used, done.wire_bytes)
+        return Cost(seconds, seconds, self._cpu_seconds() - before, past[0].wire_bytes)
 
-    def _send(self) -> Done:
-        if self._warm:
-            with Node.open(self._a.places) as node:
-                return send_group(node, node.state.group("g"), lambda running: None)
-        words = [sys.executable, "-m", "nasfs.node.send", *self._a.places.words(), "g"]
-        with subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()
-        ) as process:  # the end of its input would tell it that the daemon is gone
-            assert process.stdout is not None
-            lines = process.stdout.read().splitlines()
-        last = json.loads(lines[-1])
-        if last.pop("type") != "done":
-            raise RuntimeError(last)
-        return Done(**last)
+    def _cpu_seconds(self) -> float:
+        return self._a.cpu_seconds() + self._b.cpu_seconds()
 
 
 @contextmanager
-def nasfs(home: Path, *, warm: bool, compression: str = "auto") -> Iterator[Copier]:
+def nasfs(home: Path, *, compression: str = "auto") -> Iterator[Copier]:
     a, b = (_Node(home / name, name) for name in ("a", "b"))
     try:
         for node, pool in ((a, "tank"), (b, "safe")):
@@ -193,8 +199,8 @@ def nasfs(home: Path, *, warm: bool, compression: str = "auto") -> Iterator[Copi
         a.nasfs("volume", "create", "tank/v", "--size", VOLUME_SIZE)
         a.nasfs("group", "create", "g", "tank/v")
         a.nasfs("replication", "create", "g", "--to-pool", "safe", "--compression", compression)
-        a.stop()  # it would send by itself, before the clock runs
-        yield Nasfs(a, b, a.root / "pool" / "v", warm=warm)
+        a.nasfs("volume", "mount", "tank/v")
+        yield Nasfs(a, b)
     finally:
         a.stop()
         b.stop()
@@ -356,12 +362,9 @@ def btrfs(home: Path, *packer: list[str]) -> Iterator[Copier]:
 ZSTD = (["zstd", "-q", "-3", "-c"], ["zstd", "-q", "-d", "-c"])
 
 COPIERS: dict[str, Callable[[Path], AbstractContextManager[Copier]]] = {
-    "nasfs": lambda home: nasfs(home, warm=False),
-    "nasfs, warm": lambda home: nasfs(home, warm=True),
+    "nasfs": lambda home: nasfs(home),
     "rsync -a": lambda home: rsync(home, "-a"),
     "rsync -az": lambda home: rsync(home, "-az"),
     "btrfs": lambda home: btrfs(home),
     "btrfs, zstd": lambda home: btrfs(home, *ZSTD),
 }
-"""nasfs as it is: a process that sends and another that receives, started for each transfer.  Warm:
-the process that sends is there already."""

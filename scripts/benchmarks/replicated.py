@@ -1,4 +1,4 @@
-"""What is replicated: data sets that are made alike in a directory and in a volume, and changed.
+"""What is replicated: data sets that are made alike on all file systems, and changed.
 
 A data set is a first state and changes of it; after each a copy is brought up to date.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import random
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nasfs.volume import BLOCK, ROOT_INO, Ino, Volume
+from nasfs.volume import BLOCK
 
 MIB = 1 << 20
 _WORDS = [b"%x " % (number * 2654435761 % (1 << 32)) for number in range(4096)]
@@ -58,41 +57,6 @@ class HostTree:
 
     def rename(self, old: str, new: str) -> None:
         (self._root / old).rename(self._root / new)
-
-
-class VolumeTree:
-    """In a volume that nobody has mounted."""
-
-    def __init__(self, volume: Volume) -> None:
-        self._volume = volume
-        self._known: dict[str, Ino] = {"": ROOT_INO}
-
-    def _find(self, path: str) -> Ino:
-        known = self._known.get(path)
-        if known is None:
-            parent, _, name = path.rpartition("/")
-            known = self._volume.lookup(self._find(parent), name.encode()).ino
-            self._known[path] = known
-        return known
-
-    def _place(self, path: str) -> tuple[Ino, bytes]:
-        parent, _, name = path.rpartition("/")
-        return self._find(parent), name.encode()
-
-    def mkdir(self, path: str) -> None:
-        made = self._volume.mkdir(*self._place(path), 0o755, uid=0, gid=0)
-        self._known[path] = made.ino
-
-    def create(self, path: str) -> None:
-        made = self._volume.mknod(*self._place(path), stat.S_IFREG | 0o644, uid=0, gid=0)
-        self._known[path] = made.ino
-
-    def write(self, path: str, offset: int, data: bytes) -> None:
-        self._volume.write(self._find(path), offset, data)
-
-    def rename(self, old: str, new: str) -> None:
-        self._volume.rename(*self._place(old), *self._place(new))
-        self._known = {"": ROOT_INO}
 
 
 def text(chance: random.Random, count: int) -> bytes:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
+import random
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
-# Here stands a file of the name of the package that is measured: it must not be found instead.
-_HERE = str(Path(__file__).parent)
-sys.path = [place for place in sys.path if place != _HERE]
-import replication.sender  # noqa: E402, F401
-
-sys.path.insert(0, _HERE)
-
-import argparse  # noqa: E402
-import json  # noqa: E402
-import random  # noqa: E402
-import tempfile  # noqa: E402
-from dataclasses import asdict  # noqa: E402
-
-from candidates import Missing  # noqa: E402
-from copiers import COPIERS, Cost  # noqa: E402
-from replicated import DataSet, data_sets  # noqa: E402
+from candidates import Missing
+from copiers import COPIERS, Cost
+from replicated import DataSet, data_sets
 
 Figures = dict[str, dict[str, Cost]]
 """By case, then by copier."""
