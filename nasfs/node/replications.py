@@ -258,11 +258,3 @@ async def _change(
     group, made = await services.run(write)
     services.replicator.poke()
     return await services.run(replication_view, services.replicator, group, made)
-
-
-async def delete(services: Services, body: Nothing, params: Params) -> None:
-    """Stop replicating; the partner's volumes and snapshots stay as they are."""
-    group, _ = await services.run(made_replication, params["group"])
-    services.node.bond.delete_replication(group.uuid)
-    services.node.note("replication deleted", group.name)
-    services.replicator.poke()
