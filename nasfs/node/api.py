@@ -25,6 +25,7 @@ from . import (
     inventory,
     links,
     pairing,
+    parting,
     partner_daemon,
     readiness,
     receptions,
@@ -71,6 +72,7 @@ from .messages import (
     VolumeResize,
     VolumeSet,
 )
+from .part_messages import ReplicationDelete
 from .replication_messages import (
     LinkSet,
     ReceptionSet,
@@ -231,6 +233,16 @@ async def _join(services: Services, body: RoleRequest, params: Params) -> object
     return await failover.join(services, params["group"], body)
 
 
+async def _delete_replication(
+    services: Services, body: ReplicationDelete, params: Params
+) -> object:
+    return await parting.delete(services, params["group"], body)
+
+
+async def _remove_pair(services: Services, body: PairRemove, params: Params) -> object:
+    return await parting.remove_pair(services, body)
+
+
 async def _roll_back_group(services: Services, body: GroupRollback, params: Params) -> object:
     return await failover.roll_back(services, params["group"], body)
 
@@ -300,7 +312,7 @@ ROUTES = (
     Route("GET", "/v1/pair", Nothing, _plain(pairing.pair_view)),
     Route("POST", "/v1/pair/invite", Nothing, _plain(pairing.invite)),
     Route("POST", "/v1/pair/join", PairJoin, _plain(pairing.join)),
-    Route("POST", "/v1/pair/remove", PairRemove, _plain(pairing.remove)),
+    Route("POST", "/v1/pair/remove", PairRemove, _remove_pair),
     Route("GET", "/v1/replications", Nothing, _list_replications),
     Route("POST", "/v1/replications", ReplicationCreate, replications.create),
     Route("GET", "/v1/replications/{group}", Nothing, replications.show),
@@ -324,7 +336,7 @@ ROUTES = (
     Route("POST", "/v1/replications/{group}/run", ReplicationRun, replications.run_now),
     Route("POST", "/v1/replications/{group}/pause", Nothing, replications.pause),
     Route("POST", "/v1/replications/{group}/resume", Nothing, replications.resume),
-    Route("POST", "/v1/replications/{group}/delete", Nothing, replications.delete),
+    Route("POST", "/v1/replications/{group}/delete", ReplicationDelete, _delete_replication),
     Route("POST", "/v1/partner/{group}/{operation}", PartnerQuestion, partner_daemon.answer),
     *(Route(one.method, one.path, one.body, _plain(one.does, *one.names)) for one in SHARES),
     *(Route(one.method, one.path, one.body, one.handler) for one in DRILLS),
