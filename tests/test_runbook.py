@@ -141,6 +141,8 @@ def test_a_node_is_rebuilt(tmp_path: Path) -> None:
         assert (home / "lost.txt").read_text() == "good"
         assert role(book.pair.a) == "active"
         assert role(book.pair.b) == "passive"
+        book.pair.b.run("failback", "office")  # it is the original primary of the new pair
+        assert role(book.pair.b) == "active"
 
 
 def test_both_were_written_to(tmp_path: Path) -> None:
