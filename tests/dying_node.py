@@ -1,7 +1,8 @@
 """The `nasfs` command of a node that can be told to die: by SIGKILL, behind a step of its choice.
 
 The file `die-at` below its root names a point and a number: the daemon kills itself when that
-function has ended for the n-th time since the file was written.
+function has ended for the n-th time since the file was written.  While the file `wait-at` names a
+point, it waits there.  In the environment, `LEASE` shortens how long it stays drained unasked.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from nasfs.cli.main import run
 from nasfs.node import agreeing, failover, rejoining, yielding
+
+LEASE = "NASFS_TEST_LEASE_S"
 
 POINTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "step": ((failover, "_agree"), (failover, "_execute")),
@@ -53,6 +58,14 @@ def _come_by(root: Path, point: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+async def _wait_there(root: Path, point: str) -> None:
+    path = root / "wait-at"
+    if path.exists() and path.read_text() == point:
+        (root / "waits").touch()
+        while path.exists():  # noqa: ASYNC110  (another process removes it)
+            await trio.sleep(0.02)
+
+
 def _dying(function: Callable[..., Any], root: Path, point: str) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(function):
 
@@ -60,6 +73,7 @@ def _dying(function: Callable[..., Any], root: Path, point: str) -> Callable[...
         async def wait(*values: Any, **named: Any) -> Any:
             result = await function(*values, **named)
             _come_by(root, point)
+            await _wait_there(root, point)
             return result
 
         return wait
@@ -78,6 +92,8 @@ def main() -> None:
     for point, places in POINTS.items():
         for module, name in places:
             setattr(module, name, _dying(getattr(module, name), root, point))
+    if LEASE in os.environ:
+        yielding.LEASE_S, yielding.LOOK_S = float(os.environ[LEASE]), 0.2
     run()
 
 

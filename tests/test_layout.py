@@ -51,6 +51,7 @@ PURE = [
     "replication/wire.py",
     "sharecfg/accounts.py",
     "sharecfg/checks.py",
+    "sharecfg/collisions.py",
     "sharecfg/complaints.py",
     "sharecfg/document.py",
     "sharecfg/exports.py",

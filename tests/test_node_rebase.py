@@ -103,3 +103,32 @@ def test_a_repair_sends_what_differs_and_changes_no_snapshot(pair: Pair, tmp_pat
     )
     assert "equal" in a.run("replication", "verify", "office", "--repair")  # nothing to do
     assert len(snapshots(b, "safe/home")) == 2
+
+
+def test_each_volume_of_a_group_is_compared_and_repaired(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    for name in ("one", "two"):
+        (a.volume(f"tank/{name}") / "f").write_bytes(os.urandom(20_000))
+    a.run("group", "create", "both", "tank/one", "tank/two")
+    a.run("replication", "create", "both", "--to-pool", "safe")
+    a.run("snapshot", "create", "both@first")
+    a.run("replication", "run", "both", "--wait")
+    said = a.run("replication", "verify", "both")
+    assert "equal on both sites (2 volumes" in said
+    for name in ("one", "two"):
+        (only,) = (b.root / "pool" / name / "layers").glob("*/*.*")
+        flip(only, 9000)
+    done = a.nasfs("replication", "verify", "both")
+    assert done.returncode == 1
+    assert sorted(done.stdout.splitlines()[:2]) == [
+        f"tank/{name}: f: data: blocks 2" for name in ("one", "two")
+    ]
+    assert "2 differences" in done.stdout
+    assert "equal on both sites" in a.run("replication", "verify", "both", "--repair")
+    assert a.json("replication", "show", "both")["common"].startswith("repair-")
+    execute(b, "UPDATE inode SET uid = 7 WHERE ino >= 256", volume="one")
+    a.run("replication", "pause", "both")
+    before = snapshots(a, "both")
+    done = a.nasfs("replication", "verify", "both", "--repair")
+    assert (done.returncode, "is paused" in done.stderr) == (3, True)
+    assert snapshots(a, "both") == before  # nothing half done

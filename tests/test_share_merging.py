@@ -14,13 +14,14 @@ from nasfs.node.context import Node
 from nasfs.node.database import Database
 from nasfs.node.groups import make_group
 from nasfs.node.inventory import make_pool, make_volume
-from nasfs.node.merges import attention, merge_of
+from nasfs.node.merges import attention, identity_map, merge_of
 from nasfs.node.messages import PoolCreate, VolumeCreate
 from nasfs.node.places import Places
 from nasfs.node.records import Group
 from nasfs.node.setup import init_node
 from nasfs.node.share_handback import hand_back
 from nasfs.node.share_takeover import preview, take_over
+from nasfs.node.share_travel import capture
 from nasfs.node.staging import stage
 from sharecfg.accounts import Accounts, User
 from sharecfg.accounts import Group as LocalGroup
@@ -155,6 +156,7 @@ def payload(node: Node, name: str, *shares: Share) -> Payload:
                 LocalGroup(name="own", gid=1009, members=("alice",)),
             ),
         ),
+        machine_sid="S-1-5-21-7-8-9",
         smb_accounts=tuple(
             SmbAccount(name=user, rid=1000 + number, hashes=HASHES)
             for number, user in enumerate(("alice", "bob", "carol"))
@@ -162,7 +164,9 @@ def payload(node: Node, name: str, *shares: Share) -> Payload:
     )
 
 
-ONE, TWO = (Share(name=name, volume="", smb=Smb(users=("alice",))) for name in ("one", "two"))
+ONE, TWO = (
+    Share(name=name, volume="", smb=Smb(users=("alice", "carol"))) for name in ("one", "two")
+)
 
 
 def staged(node: Node, name: str = "home") -> None:
@@ -194,22 +198,30 @@ def test_a_merge_and_its_undoing(node: Node, machine: Machine) -> None:
         "create group alice with number 5001",
         "create user alice with number 5001",
         "create user bob with number 5002",
+        "create user carol with number 5003",
         "add user alice to group own",
         "create SMB account alice with its password",
         "create SMB account bob with its password",
+        "create SMB account carol with its password",
         "add share one-partner",
         "change share two",
     ]
-    assert any("user carol" in line for line in told)
-    assert any(line.startswith("SMB account carol") for line in told)
+    assert "user carol is 1009 there and 5003 here: the mount translates" in told
     assert machine.picture(node) == before
     group = set_role(node, "home", "failed-over", 2)
     take_over(node, group)
     merged = machine.picture(node)
     shares = {share.name: share for share in node.shares.all()}
     assert sorted(shares) == ["one", "one-partner", "two"]
-    assert shares["two"].smb == Smb(enabled=False, users=("alice",))
-    assert sorted(machine.smb) == ["alice", "bob"]
+    assert shares["two"].smb == Smb(enabled=False, users=("alice", "carol"))
+    assert sorted(machine.smb) == ["alice", "bob", "carol"]
+    found = identity_map(node, members(node, "home")[0])
+    assert found is not None
+    assert [found.uids.to_here(n) for n in (1009, 5003, 5001)] == [5003, 1009, 5001]
+    assert found.gids.is_identity
+    assert (found.machine_stored, found.machine_here) == ("S-1-5-21-7-8-9", "S-1-5-21-1-2-3")
+    sent = {user.name: user.uid for user in capture(node, group).accounts.users}
+    assert sent == {"alice": 5001, "carol": 1009}
     assert HASHES not in node.database.row("SELECT body FROM merge")[0]  # type: ignore[index]
     take_over(node, group)
     assert machine.picture(node) == merged
@@ -218,6 +230,7 @@ def test_a_merge_and_its_undoing(node: Node, machine: Machine) -> None:
     group = set_role(node, "home", "passive", 3)
     hand_back(node, group)
     assert machine.picture(node) == before
+    assert identity_map(node, members(node, "home")[0]) is None
     hand_back(node, group)
     staged(node)
     take_over(node, set_role(node, "home", "active", 4))
@@ -277,7 +290,7 @@ def test_what_a_tool_refuses_stops_nothing_and_is_told(node: Node, machine: Mach
     machine.refuses = ""
     take_over(node, group)
     assert attention(node) == []
-    assert sorted(machine.smb) == ["alice", "bob"]
+    assert sorted(machine.smb) == ["alice", "bob", "carol"]
 
 
 def test_what_another_merge_needs_is_left_to_it(node: Node, machine: Machine) -> None:

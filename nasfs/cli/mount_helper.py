@@ -117,6 +117,7 @@ def _mount(
         allow_other=options.allow_other,
         flags=options.flags,
         list_snapshots=options.list_snapshots,
+        identities=found.identities,
         follow=found.follow,
         log_file=Path(options.log_file) if options.log_file else found.log_file,
         timeout_s=MOUNT_S,

@@ -30,7 +30,9 @@ from nasfs.fuse.attach import KernelMount
 from nasfs.fuse.commit import Committer, Gate
 from nasfs.fuse.control import ControlServer, ControlSocket
 from nasfs.fuse.follow import Follower
+from nasfs.fuse.identity import IdentityMap
 from nasfs.fuse.loop import shorten
+from nasfs.fuse.mapped import MappedOperations
 from nasfs.fuse.mountpoint import (
     FSTYPE,
     announce,
@@ -73,6 +75,7 @@ def run_mount(
     allow_other: bool = True,
     flags: Collection[str] = (),
     list_snapshots: bool | None = None,
+    identities: IdentityMap | None = None,
     follow: bool = False,
 ) -> None:
     """Mount a volume and serve it until it is unmounted, stopped or signalled.
@@ -88,6 +91,7 @@ def run_mount(
         on_ready: called when requests are being served.
         allow_other: let other users than the mounting one in.
         list_snapshots: whether the root lists `.snapshots`; as the volume says if None.
+        identities: whom the volume's numbers stand for on this node; None: for the same.
         follow: mount read-only as of the newest snapshot, and of those to come.
         flags: of `KERNEL_FLAGS`.  With "ro" this process still owns the volume, and can be asked
             for snapshots; nobody changes a file, until it is remounted.
@@ -111,7 +115,10 @@ def run_mount(
             trees, writer = follower.trees, None
         else:
             trees, writer = _sides(volume, snapshot, commit_interval_s, listed=list_snapshots)
-        operations = Operations(volume, trees, writer)
+        if identities is None or identities.is_empty:
+            operations = Operations(volume, trees, writer)
+        else:
+            operations = MappedOperations(volume, trees, writer, identities)
         stack.callback(operations.release_all)
         server = None
         if control is not None and writer is not None:
@@ -212,6 +219,7 @@ def mount_in_background(
     allow_other: bool = True,
     flags: Collection[str] = (),
     list_snapshots: bool | None = None,
+    identities: IdentityMap | None = None,
     follow: bool = False,
     log_file: Path | None = None,
     timeout_s: float = 60.0,
@@ -237,6 +245,7 @@ def mount_in_background(
         allow_other=allow_other,
         flags=tuple(flags),
         list_snapshots=list_snapshots,
+        identities=identities,
         follow=follow,
         log_file=None if log_file is None else str(log_file.absolute()),
     )

@@ -77,7 +77,7 @@ async def _main(node: Node) -> None:
             nursery.start_soon(replicator.run)
             nursery.start_soon(_settle_leftovers, node)
             nursery.start_soon(scheduler.run)
-            nursery.start_soon(keep_shares, node)
+            nursery.start_soon(keep_shares, node, partial(ask_if_wanted, node, replicator))
             nursery.start_soon(keep_drills, node)
             nursery.start_soon(hear_partner, node)
             nursery.start_soon(take_back_unheard, services)

@@ -34,7 +34,7 @@ from .opening import VOLUME_S, find_member, open_member
 from .pairing import connect_peer
 from .progress import AGREED, Work, describe, how_to_finish, read_work, still_receives
 from .receivers import take_over
-from .records import ROLLBACK, Group, Journal, Replication
+from .records import ROLLBACK, YIELD, Group, Journal, Replication
 from .replications import ask_if_wanted
 from .services import Services, mount_volume
 from .share_takeover import merge_staged, serve_shares, with_shares
@@ -241,7 +241,9 @@ async def give_up(services: Services, name: str) -> PlanView:
     """
     node = services.node
     group = node.state.group(name)
-    if await take_back(services, group.uuid, "it was called off here"):
+    journal = node.bond.journal(group.uuid)
+    if journal is not None and journal.kind == YIELD:
+        await take_back(services, group.uuid, "it was called off here")
         return PlanView(name, group.term, "", (), "switchover")
     if scope := services.agreeing.get(group.uuid):
         scope.cancel()

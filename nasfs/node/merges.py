@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from nasfs.errors import Failed, NasError
+from nasfs.fuse.identity import IdentityMap
 from sharecfg.accounts import Group, User
 from sharecfg.model import Share
 from sharecfg.steps import Change
@@ -35,6 +36,8 @@ class Merge(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...] = ()
     needs: frozenset[str] = frozenset()
     """Users and groups that the group's files and shares refer to, whoever made them."""
+    identities: IdentityMap = IdentityMap()
+    """What the mounts of the group translate."""
     problems: tuple[str, ...] = ()
 
 
@@ -50,6 +53,13 @@ def keep(node: Node, group_uuid: str, merge: Merge) -> None:
         return
     body = msgspec.json.encode(merge).decode()
     node.database.do("INSERT OR REPLACE INTO merge VALUES (?, ?)", group_uuid, body)
+
+
+def identity_map(node: Node, volume_uuid: str) -> IdentityMap | None:
+    """What a mount of the volume translates; None: nothing."""
+    row = node.state.find_volume(volume_uuid)
+    found = merge_of(node, row.group).identities if row and row.group else IdentityMap()
+    return None if found.is_empty else found
 
 
 def attention(node: Node) -> list[str]:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from nasfs.errors import ConfigError, Failed, Unreachable
 from nasfs.fuse.control import ControlClient
+from nasfs.fuse.identity import IdentityMap
 from nasfs.volume import NoSuchSnapshot, VolumeInfo, volume_info
 
 from .config import read_config
 from .context import Node
 from .engine import PING_S
 from .inventory import check_writable
+from .merges import identity_map
 from .places import Places
 from .words import parse_volume
 
@@ -35,6 +37,7 @@ class MountSource:
     commit_interval_s: float
     follow: bool = False
     """Read-only as of the newest snapshot, and of those to come."""
+    identities: IdentityMap | None = None
 
 
 def split_source(text: str) -> tuple[str, str]:
@@ -81,7 +84,15 @@ def find_source(
         None if wanted or follow else places.mount_log(info.uuid),
         read_config(places.config).commit_interval_s,
         follow,
+        _identities(places, info.uuid),
     )
+
+
+def _identities(places: Places, volume_uuid: str) -> IdentityMap | None:
+    if not places.database.exists():
+        return None
+    with Node.open(places) as node:
+        return identity_map(node, volume_uuid)
 
 
 def _check_live(places: Places, path: Path, info: VolumeInfo) -> None:

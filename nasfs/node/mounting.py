@@ -35,6 +35,7 @@ def mount_volume(
     from nasfs.fuse.mount import mount_in_background, run_mount
 
     from .inventory import check_writable, is_received
+    from .merges import identity_map
 
     with Node.open(places) as node:
         row = node.state.volume(name)
@@ -48,6 +49,7 @@ def mount_volume(
             )
         path = node.volume_path(row)
         commit_interval_s = node.config.commit_interval_s
+        identities = identity_map(node, row.uuid)
         control = None if snapshot or follow else places.control_socket(row.uuid)
     places.make()
     prepare(directory)
@@ -60,6 +62,7 @@ def mount_volume(
             control=control,
             fsname=fsname,
             commit_interval_s=commit_interval_s,
+            identities=identities,
             follow=follow,
             on_ready=on_ready,
         )
@@ -71,6 +74,7 @@ def mount_volume(
         control=control,
         fsname=fsname,
         commit_interval_s=commit_interval_s,
+        identities=identities,
         follow=follow,
         log_file=None if snapshot or follow else places.mount_log(row.uuid),
     )

@@ -142,19 +142,24 @@ async def show(services: Services, body: Nothing, params: Params) -> Replication
 async def run_now(services: Services, body: ReplicationRun, params: Params) -> ReplicationView:
     """Send what is waiting; the answer names the attempt that will have seen all of it."""
     group, made = await services.run(made_replication, params["group"])
-    check_active(services.node, group)
-    if made.paused or made.split:
-        how, back = ("split", "join") if made.split else ("paused", "resume")
-        raise Refused(
-            f"replication of {group.name} is {how}",
-            hint=f"nasfs replication {back} {group.name}",
-        )
+    check_sends(services.node, group, made)
     if body.rebase:
         services.replicator.of(group.uuid).rebase = True
         services.node.note("rebase asked for", group.name)
     asked = services.replicator.ask(group.uuid)
     view = await services.run(replication_view, services.replicator, group, made)
     return replace(view, asked_attempt=asked)
+
+
+def check_sends(node: Node, group: Group, made: Replication) -> None:
+    """Raises Refused unless the group is sent, sooner or later."""
+    check_active(node, group)
+    if made.paused or made.split:
+        how, back = ("split", "join") if made.split else ("paused", "resume")
+        raise Refused(
+            f"replication of {group.name} is {how}",
+            hint=f"nasfs replication {back} {group.name}",
+        )
 
 
 def ask_if_replicated(services: Services, name: str) -> None:

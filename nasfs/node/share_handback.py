@@ -13,6 +13,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from nasfs.errors import NasError
+from nasfs.fuse.identity import IdentityMap
 from sharecfg.unmerge import plan_undo
 
 from . import account_tools as tools
@@ -82,7 +83,7 @@ def _undo_shares(node: Node, group: Group, merge: Merge) -> tuple[Merge, list[st
         before = node.shares.all()
         changes, conflicts = plan_undo(before, merge.changes, origin=merge.origin)
         node.shares.change(before, applied(before, changes))
-        merge = replace(merge, changes=(), needs=frozenset())
+        merge = replace(merge, changes=(), needs=frozenset(), identities=IdentityMap())
         keep(node, group.uuid, merge)
     told = [str(conflict) for conflict in conflicts]
     if changes:

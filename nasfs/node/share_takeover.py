@@ -22,8 +22,11 @@ import msgspec
 from msgspec.structs import replace
 
 from nasfs.errors import ConfigError, Failed, NasError
+from nasfs.fuse.identity import IdentityMap, Numbers, completed
 from sharecfg.accounts import Accounts, User
 from sharecfg.accounts import Group as LocalGroup
+from sharecfg.collisions import plan_numbers, with_numbers
+from sharecfg.collisions import tell as tell_numbers
 from sharecfg.merge import Here, MergePlan, plan_merge
 from sharecfg.payload import Payload, SmbAccount
 from sharecfg.steps import RULES, AddMember, CreateGroup, CreateUser, Kind, Rule
@@ -31,6 +34,7 @@ from sharecfg.steps import RULES, AddMember, CreateGroup, CreateUser, Kind, Rule
 from . import account_tools as tools
 from . import staging
 from .context import Node
+from .identity_counts import volume_counts
 from .inventory import WRITABLE_ROLES
 from .local_accounts import networks, read_accounts
 from .merges import Merge, applied, keep, merge_of, more, one_at_a_time, serve
@@ -52,6 +56,11 @@ class _Observed(msgspec.Struct, frozen=True):
     """What is staged, and what merging it would do now."""
 
     payload: Payload
+    """With the numbers of this node."""
+    staged: Payload
+    """As it came."""
+    uids: dict[int, int]
+    gids: dict[int, int]
     plan: MergePlan
     smb: tuple[SmbAccount, ...]
     """Accounts that Samba lacks here."""
@@ -131,12 +140,22 @@ def _observe(node: Node, group: Group) -> _Observed | None:
     last = group.term - (group.role in WRITABLE_ROLES)  # in which the partner was active
     if found is None or found[0].term < last:
         return None
-    payload = found[1]
+    staged = found[1]
+    known = _known(read_accounts(), staged.accounts)
+    counted = [volume_counts(node, row) for row in node.state.members(group.uuid)]
+    uids, gids = plan_numbers(
+        known,
+        staged.accounts,
+        {uid for counts in counted for uid in counts.uids()},
+        {gid for counts in counted for gid in counts.gids()},
+    )
+    there = with_numbers(staged.accounts, lambda n: uids.get(n, n), lambda n: gids.get(n, n))
+    payload = replace(staged, accounts=there)
     theirs = foreign(node)
     here = Here(
         shares=node.shares.all(),
         volumes=frozenset(row.uuid for row in node.state.volumes()),
-        accounts=_known(read_accounts(), payload.accounts),
+        accounts=known,
         sections=frozenset(theirs.sections),
         export_ids=theirs.export_ids,
         networks=networks(),
@@ -151,7 +170,8 @@ def _observe(node: Node, group: Group) -> _Observed | None:
         volumes=frozenset(row.uuid for row in node.state.members(group.uuid)),
     )
     smb, told = _smb_missing(node, payload, plan)
-    return _Observed(payload, plan, smb, (*map(str, plan.conflicts), *told))
+    told += tell_numbers(staged.accounts, uids, gids)
+    return _Observed(payload, staged, uids, gids, plan, smb, (*map(str, plan.conflicts), *told))
 
 
 def _origin(node: Node) -> str:
@@ -245,12 +265,20 @@ def _execute(node: Node, group: Group, observed: _Observed) -> list[str]:
             samba.take_in(account, user.uid)
         except NasError as exc:
             problems.append(f"create SMB account {account.name}: {exc}")
+    try:
+        identities = _identities(observed, samba)
+    except NasError as exc:
+        problems.append(f"SIDs are not translated: {exc}")
+        identities = _identities(observed, None)
     with node.state.change():
         before = node.shares.all()
         after = applied(before, observed.plan.changes)
         node.shares.change(before, after)
         merge = replace(
-            merge, changes=(*merge.changes, *observed.plan.changes), problems=tuple(problems)
+            merge,
+            changes=(*merge.changes, *observed.plan.changes),
+            identities=identities,
+            problems=tuple(problems),
         )
         keep(node, group.uuid, merge)
     if observed.lines():
@@ -258,6 +286,22 @@ def _execute(node: Node, group: Group, observed: _Observed) -> list[str]:
     for problem in problems:
         node.note("shares not merged", group.name, problem)
     return problems
+
+
+def _identities(observed: _Observed, samba: Samba | None) -> IdentityMap:
+    """What the mounts translate from now on."""
+    uids, gids = (Numbers(completed(wanted)) for wanted in (observed.uids, observed.gids))
+    if samba is None or not observed.staged.machine_sid:
+        return IdentityMap(uids, gids)
+    here = {account.name: account.rid for account in samba.accounts()}
+    rids = {
+        account.rid: here[account.name]
+        for account in observed.staged.smb_accounts
+        if account.name in here
+    }
+    return IdentityMap(
+        uids, gids, Numbers(completed(rids)), observed.staged.machine_sid, samba.machine_sid()
+    )
 
 
 def _intend(node: Node, group: Group, observed: _Observed) -> Merge:

@@ -16,7 +16,7 @@ from .children import Child, command, environment
 from .lines import TYPE
 from .messages import Nothing, ReplicationView
 from .replication_messages import ReplicationRun
-from .replications import made_replication, run_now
+from .replications import check_sends, made_replication, run_now
 from .services import Services
 from .snapshots import take_snapshot
 from .verify_messages import VerifyRequest
@@ -38,7 +38,8 @@ async def repair(services: Services, body: Nothing, params: Mapping[str, str]) -
 
     No sealed snapshot is changed, on either site.  The answer names the attempt that does it.
     """
-    group, _ = await services.run(made_replication, params["group"])
+    group, made = await services.run(made_replication, params["group"])
+    check_sends(services.node, group, made)
     attempts = services.replicator.of(group.uuid)
     before, attempts.rebase = attempts.rebase, True  # before the snap group could go by itself
     try:

@@ -103,7 +103,7 @@ class Reach:
                 continue
             row = leaves.at(epoch)
             if row is not None and naming is None and len(looked) >= FEW:
-                naming = self._rows_naming(ino, region, left)
+                naming = self._rows_naming(ino, region, left) if _are_of_few(left) else {*leaves}
             if row is not None and naming is not None and row not in naming:
                 continue
             identity = inode[1:3] if row is None else row[:1]
@@ -283,6 +283,11 @@ def _unlike(views: Sequence[int], near: int, *versions: _Versions) -> list[int]:
             above = views[max(first, min(middle, stop - 1))]
             found.append(min(below, above, key=lambda view: abs(view - near)))
     return sorted(found, key=lambda view: abs(view - near))
+
+
+def _are_of_few(runs: Iterable[Run]) -> bool:
+    """Whether so few layers are asked for that SQLite finds them faster than we do."""
+    return len({run.layer for run in runs}) <= FEW
 
 
 def _regions_of(runs: Iterable[Run]) -> tuple[int, int]:
