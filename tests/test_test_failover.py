@@ -313,6 +313,7 @@ def test_the_daemon_and_mount_processes_are_killed(pair: Pair) -> None:
     )
     (problem,) = b.json("test-failover", "show", "office")["problems"]
     assert "is gone" in problem
+    assert problem in str(b.json("status")["attention"])
     assert "failed" in {probe.result for probe in probes_of(b, problem.split()[-3])}
     b.run("test-failover", "stop", "office")
     assert traces(b) == []
