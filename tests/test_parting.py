@@ -15,7 +15,7 @@ from nasfs.node.context import Node
 from nasfs.node.places import Places
 from nasfs.volume import Access, open_volume
 from tests.node_world import NodeWorld, wait_until
-from tests.pair_world import Pair, paired
+from tests.role_world import Pair, made_pair
 
 pytestmark = pytest.mark.mount
 
@@ -24,7 +24,7 @@ COPIES = ("safe/home", "safe/mail")
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    with paired(tmp_path) as made:
+    with made_pair(tmp_path, "home", "mail") as made:
         yield made
 
 

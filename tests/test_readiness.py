@@ -16,14 +16,14 @@ from nasfs.node.staging import stage
 from sharecfg.model import Nfs, NfsClient, Share, Smb
 from sharecfg.payload import Payload, encode_payload
 from tests.node_world import NodeWorld, wait_until
-from tests.pair_world import Pair, paired
+from tests.role_world import Pair, made_pair
 
 pytestmark = pytest.mark.mount
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    with paired(tmp_path) as made:
+    with made_pair(tmp_path, "home", "mail") as made:
         yield made
 
 

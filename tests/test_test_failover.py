@@ -31,7 +31,7 @@ from nasfs.volume import open_volume
 from sharecfg.model import Share, Smb
 from sharecfg.payload import Payload, SmbAccount, encode_payload
 from tests.node_world import NodeWorld, mounts_below, wait_until
-from tests.pair_world import Pair, paired
+from tests.role_world import Pair, made_pair
 from tests.smb import GLOBALS, PASSWORD
 
 pytestmark = pytest.mark.mount
@@ -44,7 +44,8 @@ USER = "games"
 def pair(tmp_path: Path) -> Iterator[Pair]:
     for directory in (tmp_path, *tmp_path.parents):
         directory.chmod(directory.stat().st_mode | 0o111)  # users shall come to their files
-    with paired(tmp_path, max_snapshots=2) as made:
+    with made_pair(tmp_path, "home", "mail") as made:
+        made.a.run("replication", "set", "office", "--max-snapshots", "2")
         yield made
 
 
@@ -312,6 +313,7 @@ def test_the_daemon_and_mount_processes_are_killed(pair: Pair) -> None:
     )
     (problem,) = b.json("test-failover", "show", "office")["problems"]
     assert "is gone" in problem
+    assert problem in str(b.json("status")["attention"])
     assert "failed" in {probe.result for probe in probes_of(b, problem.split()[-3])}
     b.run("test-failover", "stop", "office")
     assert traces(b) == []
@@ -419,7 +421,7 @@ def run_and_kill(root: Path, at: int) -> bool:
 def test_killed_at_every_step(tmp_path: Path) -> None:
     for directory in (tmp_path, *tmp_path.parents):
         directory.chmod(directory.stat().st_mode | 0o111)
-    with paired(tmp_path, volumes=("home",)) as pair:
+    with made_pair(tmp_path, "home") as pair:
         b = pair.b
         set_up_samba(b)
         fill(pair.a.mountpoint("tank/home"))

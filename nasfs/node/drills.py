@@ -38,6 +38,9 @@ from .records import Group
 
 log = logging.getLogger(__name__)
 
+FORGOTTEN_NS = 24 * 3600 * 1_000_000_000
+"""A test that is there for longer is told of in `status`."""
+
 
 def start(node: Node, name: str, request: DrillStart) -> DrillView:
     """Make the clones, share and try them; if that fails, nothing of it is left.
@@ -279,6 +282,23 @@ def problems(drill: Drill) -> list[str]:
     if names(drill.shares) and not has_server(drill.home):
         found.append("its smbd is gone")
     return found
+
+
+def attention(node: Node) -> list[str]:
+    """Tests that were forgotten, or can't be used."""
+    told = []
+    for drill in node.drills.all():
+        if drill.phase is Phase.RELEASING:
+            continue
+        stop = f"nasfs test-failover stop {drill.name}"
+        if wrong := problems(drill):
+            told.append(f"the test failover of {drill.name} is broken: {wrong[0]}; {stop}")
+        elif time.time_ns() - drill.began_ns > FORGOTTEN_NS:
+            told.append(
+                f"a test failover of {drill.name} is there since {when(drill.began_ns)}, and keeps"
+                f" @{drill.snapshot}; {stop}"
+            )
+    return told
 
 
 def view(node: Node, drill: Drill, state: str = "") -> DrillView:

@@ -86,6 +86,7 @@ async def _stop_sending(services: Services, group: Group) -> None:
         node.bond.delete_reception(group.uuid)
         if group.role != "active":  # it is nobody's but ours from now on
             node.state.change_role(group, role="active", term=group.term)
+        node.state.come_home(group.uuid)
     services.replicator.poke()
     services.supervisor.poke()
     with trio.move_on_after(SENDER_S):

@@ -198,6 +198,10 @@ class State:
         if not changed:
             raise TermChanged(group.name, group.term)
 
+    def come_home(self, group_uuid: str) -> None:
+        """This node is the group's original primary from now on."""
+        self.database.do("UPDATE consistency_group SET home = 1 WHERE uuid = ?", group_uuid)
+
     def step_down(self, group_uuid: str) -> bool:
         """The partner knows a higher term: an active group becomes stale.  True if it was active.
 
