@@ -79,7 +79,7 @@ while True:
     try:
         step()
     except OSError as exc:
-        if exc.errno not in (2, 17, 61, 95):  # not there, there already, no such attribute
+        if exc.errno not in (2, 17, 40, 95):  # not there, there already, a loop of links
             raise
 """
 
