@@ -75,7 +75,7 @@ from replication.wire import (
 )
 from tests.replication_world import GROUP, VOLUME, Pair
 
-SHORT = 60
+SHORT = 25
 LONG = 4000
 WAIT_S = 0.3
 FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
