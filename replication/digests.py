@@ -39,7 +39,8 @@ FIELDS = (
 GENERATION, MODE, SIZE = map(FIELDS.index, ("generation", "mode", "size"))
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST, max_length=DIGEST)]
-Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+Place = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 48)]
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -97,14 +98,14 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
 class AskParts(msgspec.Struct, frozen=True, tag="parts"):
     """The parts behind a key: as many as take about a second."""
 
-    after: tuple[int, int, int] | None
+    after: tuple[Number, Place, Place] | None
 
 
 class AskFacts(msgspec.Struct, frozen=True, tag="facts"):
     """Of the inode numbers of a page, behind one of them."""
 
     page: Number
-    after: int
+    after: Place
 
 
 class AskEntries(msgspec.Struct, frozen=True, tag="entries"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from typing import Any, assert_never
@@ -92,12 +93,15 @@ class VolumeSource:
         return Amount(*self._delta(base, target).count())
 
     def read_delta(self, base: str | None, target: str, cursor: bytes) -> Iterator[Batch]:
-        delta = self._delta(base, target)
-        after = _decode_cursor(cursor)
-        if after is None or isinstance(after, _RowCursor):
-            yield from _row_batches(delta, None if after is None else after.position)
-            after = _ExtentCursor(None)
-        yield from _data_batches(delta, after.position)
+        with ExitStack() as leases:  # else what is destroyed meanwhile would just be missing
+            for guid in filter(None, (base, target)):
+                leases.callback(self._volume.lease(guid)[1].release)
+            delta = self._delta(base, target)
+            after = _decode_cursor(cursor)
+            if after is None or isinstance(after, _RowCursor):
+                yield from _row_batches(delta, None if after is None else after.position)
+                after = _ExtentCursor(None)
+            yield from _data_batches(delta, after.position)
 
     def _delta(self, base: str | None, target: str) -> Delta:
         first = Epoch(0) if base is None else self._volume.snapshot(base).epoch

@@ -9,6 +9,11 @@ import msgspec
 from .endpoint import SnapshotRef
 from .errors import Diverged
 
+_REBASE = (
+    "nothing was changed on either side; to send just what differs, and keep the peer's copy as a"
+    " snapshot: nasfs replication run GROUP --rebase"
+)
+
 
 class SendDelta(msgspec.Struct, frozen=True):
     """Bring a volume of the peer from one snapshot to the next."""
@@ -101,10 +106,13 @@ def plan_deltas(
         newest = receiver[-1]
         common = [position[snapshot.guid] for snapshot in receiver if snapshot.guid in position]
         if not common:
-            raise Diverged(volume, f"no snapshot is common; the peer's newest is {newest.name}")
+            raise Diverged(
+                volume, f"no snapshot is common; the peer's newest is {newest.name}", _REBASE
+            )
         base = sender[max(common)]
         if newest.guid != base.guid:
-            raise Diverged(volume, f"the peer has {newest.name} after the common {base.name}")
+            reason = f"the peer has {newest.name} after the common {base.name}"
+            raise Diverged(volume, reason, _REBASE)
         after = max(common) + 1
     missing = [
         snapshot

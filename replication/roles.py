@@ -261,9 +261,20 @@ def plan_failover(view: GroupView, *, force: bool, lose_unreplicated: bool, to: 
     if to:
         newest = complete_by_name(view, to)
     losing = f"lost is what {view.peer} wrote after {_moment(newest, view.now_ns)}"
-    if not (force and lose_unreplicated):
+    if _was_handed_over(view, newest):
+        losing = ""
+    elif not (force and lose_unreplicated):
         _refuse_without_options(view, losing)
     return Plan(view.group, view.term + 1, losing, _take_over(view, newest))
+
+
+def _was_handed_over(view: GroupView, newest: SnapGroup) -> bool:
+    """Whether the peer has handed over to this node, which forgot it, and nothing came since."""
+    theirs = view.theirs
+    if theirs is None or (theirs.role, theirs.term) != (Role.PASSIVE.value, view.term + 1):
+        return False
+    last = newest_complete({volume.uuid: volume.snapshots for volume in theirs.volumes})
+    return last is not None and last.guid == newest.guid
 
 
 def _refuse_without_options(view: GroupView, losing: str) -> None:

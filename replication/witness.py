@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from nasfs.volume import Access, open_volume
+from nasfs.volume import Access, Run, open_volume
 from nasfs.volume.digest import ZERO, Digests
 from nasfs.volume.digest import Facts as EngineFacts
 
@@ -56,16 +56,11 @@ AHEAD = 4
 
 
 class LocalWitness:
-    """A sealed snapshot of a volume on this node; nobody destroys it before `close`.
+    """A sealed snapshot of a volume on this node; nobody destroys it before `close`."""
 
-    Args:
-        on_part: called after each part that was read.
-    """
-
-    def __init__(
-        self, path: Path, snapshot: str, on_part: Callable[[], None] = lambda: None
-    ) -> None:
-        self._on_part = on_part
+    def __init__(self, path: Path, snapshot: str) -> None:
+        self.on_part: Callable[[], None] = lambda: None
+        """Called after each part that was read."""
         self.volume = open_volume(path, Access.READ_ONLY)
         try:
             self.snapshot, self._lease = self.volume.lease(snapshot)
@@ -85,7 +80,7 @@ class LocalWitness:
 
     def parts(self, after: tuple[int, int, int] | None = None) -> Iterator[Part]:
         for part in self._digests.parts(after):
-            self._on_part()
+            self.on_part()
             yield Part(*part)
 
     def facts(self, page: int, after: int = -1) -> Iterator[Facts]:
@@ -99,6 +94,10 @@ class LocalWitness:
 
     def path(self, ino: int) -> bytes | None:
         return self._digests.path(ino)
+
+    def mapped(self, ino: int) -> Iterator[Run]:
+        """Where the blocks of a file are, without holes."""
+        return self._digests.mapped(ino)
 
     # for the partner
 

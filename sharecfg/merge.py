@@ -20,6 +20,7 @@ from .checks import pseudo_path
 from .merge_accounts import plan_accounts
 from .model import Nfs, NfsClient, Share, free_export_id
 from .steps import RULES, AccountStep, Change, Conflict, Kind, Rule
+from .tighter import closed, tighter
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +62,19 @@ def plan_merge(
     origin: str,
     rules: Mapping[Kind, Rule] = RULES,
     networks: Mapping[str, str] | None = None,
+    volumes: frozenset[str] = frozenset(),
 ) -> MergePlan:
     """What makes the staged shares and accounts available here.
 
     Args:
+        volumes: UUIDs of the group that is taken over: what the partner shared of them is all
+            that is shared of them, unless `Kind.REMOVED` says otherwise.
         origin: the partner's name: what is renamed is called NAME-ORIGIN.
         networks: which network of this site stands for one of the partner's.
     """
     merging = _Merging(here, tuple(staged), origin, {**RULES, **rules}, networks or {})
     merging.run()
+    merging.close_removed(volumes)
     steps, conflicts = plan_accounts(here.accounts, accounts, merging.merged)
     return MergePlan(
         tuple(steps),
@@ -186,10 +191,27 @@ class _Merging:
                 self._change(mine, staged)
                 self._change(None, aside)
                 return staged
+            case Rule.TIGHTER:
+                both = tighter(mine, staged)
+                decision = "what both allow is allowed" + ("" if _is_open(both) else ": nothing")
+                self._tell(Kind.CHANGED, mine, "it is not the same there", decision)
+                if both != mine:
+                    self._change(mine, both)
+                return both
             case _:
                 self._tell(Kind.CHANGED, mine, "it is not the same there", "the partner's counts")
                 self._change(mine, staged)
                 return staged
+
+    def close_removed(self, volumes: frozenset[str]) -> None:
+        """Shares of these volumes that the partner has not: he may have closed them for good."""
+        if self._rules[Kind.REMOVED] is Rule.KEEP_OWN:
+            return
+        merged = {share.key for share in self.merged}
+        for share in sorted(self._own.values(), key=lambda one: one.key):
+            if share.volume in volumes and share.key not in merged and _is_open(share):
+                self._tell(Kind.REMOVED, share, "the partner has no such share", "closed here")
+                self._change(share, closed(share))
 
     # what a share must not have in common with the others
 
@@ -285,6 +307,10 @@ def _is_elsewhere(word: str, networks: Iterable[str]) -> bool:
         return False
     known = (ipaddress.ip_network(one, strict=False) for one in networks)
     return not any(one.version == asked.version and one.overlaps(asked) for one in known)
+
+
+def _is_open(share: Share) -> bool:
+    return any(by is not None and by.enabled for by in (share.smb, share.nfs))
 
 
 def _same_place(one: Share, other: Share) -> bool:

@@ -19,6 +19,8 @@ class Kind(Enum):
     """The same directory has that name here, and is exported in another way."""
     PATH = "path"
     """Another export here shows the same directory, or stands at the same NFSv4 path."""
+    REMOVED = "removed"
+    """This node has a share of the group's volumes that the partner has not (any more)."""
     EXPORT_ID = "export-id"
     """Another export here has the number."""
     VOLUME = "volume"
@@ -37,11 +39,14 @@ class Rule(Enum):
     KEEP_OWN = "keep-own"
     RENAME = "rename"
     TAKE_STAGED = "take-staged"
+    TIGHTER = "tighter"
+    """Of two forms of a share: whom both let in.  Of anything else: as `RENAME`."""
 
 
 RULES: Mapping[Kind, Rule] = {
     Kind.NAME: Rule.RENAME,
-    Kind.CHANGED: Rule.TAKE_STAGED,
+    Kind.CHANGED: Rule.TIGHTER,
+    Kind.REMOVED: Rule.TIGHTER,
     Kind.PATH: Rule.KEEP_OWN,
     Kind.EXPORT_ID: Rule.KEEP_OWN,
 }

@@ -54,6 +54,8 @@ class NodeWorld:
         self.address = address or f"127.0.0.1:{free_port()}"
         self._inside = inside
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.module = "nasfs.cli.main"
+        """What runs as its daemon."""
         self.run("node", "init", "--name", name, "--listen", self.address)
 
     def nasfs(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -94,7 +96,7 @@ class NodeWorld:
         with log:
             self.daemon = subprocess.Popen(
                 [
-                    *(*self._inside, sys.executable, "-m", "nasfs.cli.main"),
+                    *(*self._inside, sys.executable, "-m", self.module),
                     *("--root", str(self.root), "node", "run"),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -23,9 +23,11 @@ class Pair:
 
 
 @contextmanager
-def made_pair(where: Path, *volumes: str) -> Iterator[Pair]:
+def made_pair(where: Path, *volumes: str, daemon: str = "nasfs.cli.main") -> Iterator[Pair]:
     """Two paired nodes; group office, of *volumes* in tank on A, goes to pool safe on B."""
     worlds = [NodeWorld(where / name, name) for name in ("a", "b")]
+    for world in worlds:
+        world.module = daemon
     try:
         for world, pool in zip(worlds, ("tank", "safe"), strict=True):
             world.start()

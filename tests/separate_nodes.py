@@ -9,12 +9,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from nasfs.node.children import environment
 from tests.node_world import NodeWorld, wait_until
+from tests.smb import SmbServer, make_accounts, running
 
 _HOLD = 'mount --bind "$0" /etc && touch "$1" && exec sleep infinity'
 
@@ -59,6 +62,37 @@ class SeparateNode(NodeWorld):
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def have_samba(self, passwords: Mapping[str, str]) -> None:
+        """A Samba of its own, whose smb.conf includes what the node writes; it does not run yet."""
+        self.smb.mkdir(mode=0o755)
+        make_accounts(self.smb, self.smb_conf, {})
+        for user, password in passwords.items():
+            words = ("smbpasswd", "-c", str(self.smb_conf), "-s", "-a", user)
+            self.shell(*words, input=f"{password}\n{password}\n")
+        told = f"include = {self.root}/etc/nasfs/shares/samba.conf\n"
+        own = self.root / "etc/nasfs/shares/samba.conf"
+        own.parent.mkdir()
+        own.touch()
+        with self.smb_conf.open("a") as config:
+            config.write(told)
+        config_file = self.root / "etc/nasfs/nasfs.yaml"
+        known = yaml.safe_load(config_file.read_text())
+        known["shares"] = {"smb_conf": str(self.smb_conf)}
+        config_file.write_text(yaml.safe_dump(known))
+
+    @property
+    def smb(self) -> Path:
+        return self.root / "smb"
+
+    @property
+    def smb_conf(self) -> Path:
+        return self.smb / "smb.conf"
+
+    @contextmanager
+    def smbd(self) -> Iterator[SmbServer]:
+        with running(self.smb, self.smb_conf, self.inside) as server:
+            yield server
+
     def start(self) -> None:
         with (self.root / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(
@@ -86,12 +120,15 @@ class SeparateNode(NodeWorld):
 
 @contextmanager
 def separate_pair(
-    base: Path, users: Sequence[Sequence[tuple[str, int]]]
+    base: Path,
+    users: Sequence[Sequence[tuple[str, int]]],
+    passwords: Sequence[Mapping[str, str]] | None = None,
 ) -> Iterator[tuple[SeparateNode, SeparateNode]]:
     """Paired nodes a and b; group office, of tank/home on a, is replicated to pool safe on b.
 
     Args:
         users: names and numbers that each of them has beside what this machine has.
+        passwords: of accounts of Samba on each; None: there is no Samba.
     """
     nodes: list[SeparateNode] = []
     try:
@@ -100,6 +137,8 @@ def separate_pair(
             nodes.append(node)
             for user, number in accounts:
                 node.shell("useradd", "-u", str(number), "-U", "-M", user)
+            if passwords is not None:
+                node.have_samba(passwords[len(nodes) - 1])
             node.start()
             node.run("pool", "create", pool, str(node.root / "pool"))
         a, b = nodes

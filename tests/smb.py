@@ -51,10 +51,7 @@ class SmbServer:
 
     home: Path
     pid: int
-
-    @property
-    def config(self) -> Path:
-        return self.home / "smb.conf"
+    config: Path
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """One of Samba's programs, where this server is to be found."""
@@ -66,9 +63,11 @@ class SmbServer:
             check=False,
         )
 
-    def client(self, share: str, user: str, command: str, *, ok: bool = True) -> str:
+    def client(
+        self, share: str, user: str, command: str, *, ok: bool = True, password: str = PASSWORD
+    ) -> str:
         """What smbclient prints for its commands; it must succeed, or fail if not *ok*."""
-        done = self.run("smbclient", f"//127.0.0.1/{share}", f"-U{user}%{PASSWORD}", "-c", command)
+        done = self.run("smbclient", f"//127.0.0.1/{share}", f"-U{user}%{password}", "-c", command)
         output = done.stdout + done.stderr
         assert (done.returncode == 0) == ok, f"{command}: {done.returncode}\n{output}\n{self.log}"
         return output
@@ -110,25 +109,38 @@ def smb_server(home: Path, shares: str, users: Sequence[str]) -> Iterator[SmbSer
     """
     config = home / "smb.conf"
     make_accounts(home, config, dict.fromkeys(users, PASSWORD), shares)
+    with running(home, config, ()) as server:
+        yield server
+
+
+@contextmanager
+def running(home: Path, config: Path, inside: Sequence[str]) -> Iterator[SmbServer]:
+    """smbd with what `make_accounts` made, until the end of the block.
+
+    Args:
+        inside: what stands before a command so that it runs where the node does.
+    """
     smbd = subprocess.Popen(
-        ["unshare", "-n", "sh", "-c", START, str(config)],
+        [*inside, "unshare", "-n", "sh", "-c", START, str(config)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # its children are in its group, and end with it
     )
-    server = SmbServer(home, smbd.pid)
+    server = SmbServer(home, smbd.pid, config)
     try:
-        wait_until(lambda: _answers(server, smbd, users[0]), "smbd answers")
+        wait_until(lambda: _answers(server, smbd), "smbd answers")
         yield server
     finally:
         _end_helper(home)
         _end(smbd)
 
 
-def _answers(server: SmbServer, smbd: subprocess.Popen[bytes], user: str) -> bool:
+def _answers(server: SmbServer, smbd: subprocess.Popen[bytes]) -> bool:
+    """It does, also to who may not come in; before, there is nobody to say no."""
     assert smbd.poll() is None, f"smbd has ended\n{server.log}"
-    return server.run("smbclient", "-L", "127.0.0.1", f"-U{user}%{PASSWORD}").returncode == 0
+    said = server.run("smbclient", "-L", "127.0.0.1", "-Unobody%nothing").stdout
+    return "NT_STATUS_LOGON_FAILURE" in said or "Sharename" in said
 
 
 def _end_helper(home: Path) -> None:

@@ -341,6 +341,31 @@ async def test_a_bug_makes_the_volume_read_only_and_leaves_the_gate_open(
     assert "KeyError" in caplog.text
 
 
+async def test_others_have_their_turn_while_space_is_given_back(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    fake = FakeVolume()
+
+    def work(limit: int) -> bool:
+        autojump_clock.jump(0.002)
+        fake.reclaimable -= 1
+        fake.log.append("reclaim")
+        return fake.reclaimable > 0
+
+    fake.reclaim_step = work  # type: ignore[method-assign]
+    async with running(fake, reclaim=True) as committer:
+        await committer.commit()
+        fake.reclaimable = 300
+        fake.write("a")
+        await committer.commit()
+        turns = 0
+        while fake.reclaimable > 0:
+            before = fake.reclaimable
+            await trio.sleep(0.001)
+            turns += fake.reclaimable != before
+    assert turns >= 90
+
+
 async def test_reclaim_runs_in_steps_after_each_commit() -> None:
     fake = FakeVolume()
     async with running(fake, reclaim=True) as committer:

@@ -130,3 +130,46 @@ def test_the_old_primary_joins_and_keeps_what_only_it_had(pair: Pair) -> None:
     assert (here / "mine").read_text() == "never replicated"
     for node, volume in ((a, "tank/home"), (b, "safe/home")):
         node.run("volume", "check", volume)
+
+
+def test_a_group_goes_back_on_both_sites(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    home, work = a.mountpoint("tank/home"), a.mountpoint("tank/work")
+    (home / "f").write_text("first")
+    (work / "w").write_text("first")
+    pair.replicate("one")
+    b.fails(3, "rollback", "office@one")
+    assert "goes back as a whole" in a.fails(3, "rollback", "tank/home@one")
+    assert "no complete snap group" in a.fails(3, "rollback", "office@none")
+    (home / "f").write_text("second")
+    (work / "w").unlink()
+    pair.replicate("two")
+    a.run("replication", "pause", "office")
+    (home / "g").write_text("third")
+    a.run("snapshot", "create", "office@three")
+    plan = a.run("rollback", "office@one", "--dry-run")
+    assert "make tank/work what it was at @one" in plan
+    assert "b goes back, too" in plan
+    (home / "late").write_text("not in any snapshot")
+    before = picture(home)
+    with (home / "f").open() as handle:  # files in use do not prevent it
+        said = a.run("rollback", "office@one")
+        handle.seek(0)
+        assert handle.read() == "first"
+    kept = next(word for word in said.split() if word.startswith("office@before-")).split("@")[1]
+    assert sorted(path.name for path in home.iterdir()) == ["f"]
+    assert (work / "w").read_text() == "first"
+    assert picture(home / ".snapshots" / kept) == before
+    a.run("replication", "resume", "office")
+    a.run("replication", "run", "office", "--wait")
+    newest = b.json("group", "show", "office")["last_snapshot"]
+    assert newest == kept.replace("before-", "after-")
+    sent = {past["snapshot"]: past["bytes"] for past in a.json("replication", "history", "office")}
+    assert max(sent.values()) < 1 << 16
+    b.run("failover", "office")  # the other site went back with it
+    assert picture(b.mountpoint("safe/home")) == picture(b.mountpoint("safe/home/.snapshots/one"))
+    assert (b.mountpoint("safe/work") / "w").read_text() == "first"
+    b.run("rollback", f"office@{kept}")  # and forward again, on the other site
+    assert (b.mountpoint("safe/home") / "late").read_text() == "not in any snapshot"
+    for node, volume in ((a, "tank/home"), (b, "safe/home"), (b, "safe/work")):
+        node.run("volume", "check", volume)

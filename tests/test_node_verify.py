@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ def volume_dir(node: NodeWorld) -> Path:
     return node.root / "pool/home"
 
 
-def execute(node: NodeWorld, statement: str, *values: object) -> None:
+def execute(node: NodeWorld, statement: str, *values: object, volume: str = "home") -> None:
     """Behind everybody's back, as a bug or a vandal would."""
-    with closing(sqlite3.connect(volume_dir(node) / "meta.db", timeout=10)) as db, db:
+    path = node.root / "pool" / volume / "meta.db"
+    with closing(sqlite3.connect(path, timeout=10)) as db, db:
         assert db.execute(statement, values).rowcount == 1
 
 
@@ -136,6 +137,25 @@ def test_each_damage_is_found_on_either_side_and_named(pair: Pair) -> None:
 
 def other(missing: str) -> str:
     return "missing here" if missing == "missing there" else "missing there"
+
+
+def test_what_has_no_name_is_nowhere(pair: Pair) -> None:
+    """Neither it nor its attributes are sent, and none of it is a difference."""
+    a, b = pair.a, pair.b
+    here = a.mountpoint("tank/home")
+    with ExitStack() as kept:
+        for snapshot in ("one", "two"):
+            for name in ("open", "late"):
+                path = here / f"{name}-{snapshot}"
+                path.write_bytes(os.urandom(10_000))
+                os.setxattr(path, "user.kept", b"1")
+                kept.enter_context(path.open())
+            (here / f"open-{snapshot}").unlink()
+            if snapshot == "two":
+                (here / "late-one").unlink()  # which the partner has
+            pair.replicate(snapshot)
+            assert verified(a, 0) == []
+            b.run("volume", "check", "safe/home")
 
 
 def test_what_can_not_be_compared_is_told(pair: Pair) -> None:

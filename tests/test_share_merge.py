@@ -63,12 +63,18 @@ def test_merge_undo_and_merge_again_are_the_same_to_the_byte(
     ids: set[int],
 ) -> None:
     here = Here(own, HERE, sections=theirs, export_ids=frozenset(ids))
-    plan = plan_merge(here, staged, Accounts(), origin="west", rules=chosen)
+    group = frozenset(VOLUMES[:1])
+    plan = plan_merge(here, staged, Accounts(), origin="west", rules=chosen, volumes=group)
     merged = apply_changes(own, plan.changes)
     assert [check_share(share) for share in merged] == [()] * len(merged)
 
     again = plan_merge(
-        replace_shares(here, merged), staged, Accounts(), origin="west", rules=chosen
+        replace_shares(here, merged),
+        staged,
+        Accounts(),
+        origin="west",
+        rules=chosen,
+        volumes=group,
     )
     assert again.changes == (), again.lines()
 
@@ -76,7 +82,7 @@ def test_merge_undo_and_merge_again_are_the_same_to_the_byte(
     assert conflicts == ()
     assert document(apply_changes(merged, undo)) == document(own)
 
-    second = plan_merge(here, staged, Accounts(), origin="west", rules=chosen)
+    second = plan_merge(here, staged, Accounts(), origin="west", rules=chosen, volumes=group)
     assert document(apply_changes(own, second.changes)) == document(merged)
 
 
@@ -230,6 +236,21 @@ def test_a_network_of_this_site_stands_for_the_partners() -> None:
     assert [client.who for client in made.nfs.clients] == ["192.168.7.0/24", "h.example"]
     told = [(conflict.kind, conflict.reason.split()[0]) for conflict in plan.conflicts]
     assert told == [(Kind.NETWORK, "127.0.0.1")]
+
+
+def test_what_is_put_aside_is_open_only_if_that_was_said() -> None:
+    own, staged = share("a", comment="x"), share("a")
+    for removed, opened in ((Rule.TIGHTER, False), (Rule.KEEP_OWN, True)):
+        rules = {Kind.CHANGED: Rule.RENAME, Kind.REMOVED: removed}
+        plan = plan_merge(
+            Here((own,), HERE), [staged], Accounts(), origin="w", rules=rules,
+            volumes=frozenset(VOLUMES[:1]),
+        )  # fmt: skip
+        after = {one.name: one for one in apply_changes((own,), plan.changes)}
+        assert sorted(after) == ["a", "a-own"]
+        aside = after["a-own"].smb
+        assert aside is not None
+        assert aside.enabled is opened
 
 
 def test_missing_accounts_are_made_with_their_numbers_and_collisions_told() -> None:

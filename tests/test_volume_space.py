@@ -30,6 +30,7 @@ from nasfs.volume import (
     open_volume,
     volume_path,
 )
+from nasfs.volume.reach import FEW
 from nasfs.volume.space import LEAVES_A_PART
 from nasfs.volume.store import newest_ancestor
 from nasfs.volume.types import REGION_BLOCKS
@@ -156,6 +157,29 @@ def test_a_leaf_row_that_outlives_the_row_of_its_inode_goes_with_the_snapshot(po
     db = sqlite3.connect(path / "meta.db")
     assert db.execute("SELECT count(*) FROM leaf_past").fetchone() == (0,)
     db.close()
+    assert check_volume(path) == []
+
+
+@pytest.mark.parametrize("block", [0, 5, 9, REGION_BLOCKS - 1])
+def test_a_block_that_only_a_far_view_sees_is_not_given_back(pool: Pool, block: int) -> None:
+    """Its neighbours don't: after a rollback the live view sees again what they had replaced."""
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    with open_volume(path) as volume:
+        ino = volume.mknod(ROOT_INO, b"f", stat.S_IFREG | 0o644, uid=0, gid=0).ino
+        volume.write(ino, 0, b"0" * REGION_BLOCKS * BLOCK)
+        volume.seal("zero")
+        volume.write(ino, block * BLOCK, b"1" * BLOCK)
+        one = volume.seal("one")
+        for number in range(3 * FEW):
+            volume.write(ino, block * BLOCK, b"x" * BLOCK)
+            volume.seal(f"later{number}")
+        volume.rollback(one.epoch)
+        for name in ("one", "zero", *(f"later{number}" for number in range(3 * FEW))):
+            volume.destroy_snapshot(name)
+            reclaim_all(volume)
+            assert volume.read(ino, block * BLOCK, BLOCK) == b"1" * BLOCK
+        assert layer_bytes(path) == REGION_BLOCKS * BLOCK
     assert check_volume(path) == []
 
 

@@ -1,4 +1,4 @@
-"""``nasfs failover``, ``failback-join``, ``failback``, ``rollback`` and ``readiness``."""
+"""``nasfs failover``, ``failback-join``, ``failback``, ``rollback``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .session import DryRun, Json, client, print_fields, print_json
+from .session import DryRun, Json, client, print_json, warn
 
 if TYPE_CHECKING:
     from nasfs.node.messages import PlanView, Request
@@ -75,6 +75,25 @@ def failback(
     print_json(plan) if as_json else _print_plan(plan)
 
 
+def rollback(
+    snapshot: Annotated[str, typer.Argument(metavar="GROUP@SNAPSHOT|POOL/VOLUME@SNAPSHOT")],
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """A group, or a volume in none, becomes what it was; what it is now is kept as a snapshot."""
+    from nasfs.node.messages import GroupRollback
+    from nasfs.node.words import parse_snapshot
+
+    from .snapshot import rollback as roll_volume_back
+
+    target = parse_snapshot(snapshot)
+    if target.volume is not None:
+        roll_volume_back(snapshot, dry_run, as_json)
+        return
+    plan = _post(target.group, "rollback", GroupRollback(target.snapshot, dry_run))
+    print_json(plan) if as_json else _print_plan(plan)
+
+
 def _post(group: str, operation: str, body: Request) -> PlanView:
     from nasfs.node.client import group_url
     from nasfs.node.messages import PlanView
@@ -88,31 +107,8 @@ def _print_plan(plan: PlanView) -> None:
     for number, step in enumerate(plan.steps, start=1):
         typer.echo(f"{number}. {step.text}" + (" (done)" if step.done else ""))
     typer.echo(plan.losing or "nothing is lost")
+    whose = "what there was before" if plan.kind == "rollback" else "what only the partner had"
     for snapshot in plan.kept:
-        typer.echo(f"what only the partner had is kept there as {snapshot}")
-
-
-def readiness(group: str, as_json: Json = False) -> None:
-    """Would a failover to this node work now, and what would it lose; exit 1 if it would not."""
-    from nasfs.node.client import group_url
-    from nasfs.node.messages import ReadinessView
-
-    view = client().get(f"{group_url(group)}/readiness", ReadinessView)
-    if as_json:
-        print_json(view)
-    else:
-        lost = f"what was written in the last {view.age_s} s" if view.age_s is not None else ""
-        print_fields(
-            [
-                ("group", view.group),
-                ("ready", "yes" if view.ready else "no"),
-                ("role", f"{view.role}, term {view.term}"),
-                ("partner", "answers" if view.peer_reachable else "does not answer"),
-                ("last snap group", view.last_snapshot),
-                ("taken", view.last_snapshot_time),
-                ("would lose", lost),
-                *(("problem", problem) for problem in view.problems),
-            ]
-        )
-    if not view.ready:
-        raise typer.Exit(1)
+        typer.echo(f"{whose} is kept as {snapshot}")
+    for note in plan.notes:
+        warn(f"note: {note}")

@@ -23,6 +23,7 @@ from . import (
     node,
     pair,
     pool,
+    readiness,
     replication,
     schedule,
     share,
@@ -86,7 +87,8 @@ app.command("unmount")(mount.unmount)
 app.command("failover")(failover.failover)
 app.command("failback-join")(failover.failback_join)
 app.command("failback")(failover.failback)
-app.command("readiness")(failover.readiness)
+app.command("rollback")(failover.rollback)
+app.command("readiness")(readiness.readiness)
 app.command("status")(status.status)
 app.command("events")(status.events)
 app.command("explain")(explain.explain)

@@ -101,7 +101,9 @@ def _mount(
     from nasfs.node.mount_source import find_source
 
     directory = check_mountpoint(directory)
-    found = find_source(Places.find(options.root), source, snapshot=options.snapshot)
+    found = find_source(
+        Places.find(options.root), source, snapshot=options.snapshot, follow=options.follow
+    )
     if fake:
         say(f"{source} could be mounted on {directory}")
         return
@@ -115,6 +117,8 @@ def _mount(
         allow_other=options.allow_other,
         flags=options.flags,
         list_snapshots=options.list_snapshots,
+        identities=found.identities,
+        follow=found.follow,
         log_file=Path(options.log_file) if options.log_file else found.log_file,
         timeout_s=MOUNT_S,
     )
@@ -141,7 +145,8 @@ def _remount(
     if order is not None:
         snapshot = order.snapshot or ""
         _check_same(options, order, snapshot)
-    if snapshot and "ro" not in options.flags:
+    is_snapshot = bool(snapshot) or (order is not None and order.follow)
+    if is_snapshot and "ro" not in options.flags:
         raise Failed(f"{path} is a snapshot: it cannot be remounted read-write")
     if fake:
         return
@@ -149,7 +154,7 @@ def _remount(
     flags = ",".join(["remount", access, *sorted(options.flags - {"ro"})])
     # With both source and directory mount(8) adds nothing from fstab or the mount table.
     _run(["mount", "--internal-only", "-o", flags, mounted.source, str(path)])
-    if "ro" in options.flags and not snapshot:
+    if "ro" in options.flags and not is_snapshot:
         _commit(path)
     say(f"{source} remounted on {path}")
 
@@ -159,6 +164,7 @@ def _check_same(options: MountOptions, order: Order, snapshot: str) -> None:
     asked = {
         "commit": (options.commit_interval_s, order.commit_interval_s),
         "snapshot": (options.snapshot or None, snapshot),
+        "follow": (options.follow or None, order.follow),
         "log": (options.log_file or None, order.log_file),
         "noallow_other": (False if not options.allow_other else None, order.allow_other),
         "list_snapshots": (options.list_snapshots, order.list_snapshots),

@@ -51,8 +51,8 @@ _SHOWN = "user_id group_id max_read blksize"
 _VALUES_FOR_OTHERS = frozenset(f"{_WITH_VALUE} {_SHOWN}".split())
 
 OURS = (
-    "snapshot=NAME, commit=SECONDS, log=FILE, list_snapshots, nolist_snapshots, noallow_other,"
-    " root=DIR"
+    "snapshot=NAME, follow, commit=SECONDS, log=FILE, list_snapshots, nolist_snapshots,"
+    " noallow_other, root=DIR"
 )
 
 COMMIT_S = (0.05, 3600.0)
@@ -67,6 +67,8 @@ class MountOptions:
     """For the kernel: `nasfs.fuse.mount.KERNEL_FLAGS`."""
     remount: bool = False
     snapshot: str = ""
+    follow: bool = False
+    """Read-only as of the newest snapshot, and of those to come."""
     commit_interval_s: float | None = None
     """None: as the node's configuration says."""
     log_file: str = ""
@@ -88,7 +90,7 @@ def parse_options(text: str, *, sloppy: bool = False) -> MountOptions:
     """
     flags: set[str] = set()
     ours = {"snapshot": "", "commit": "", "log": "", "root": ""}
-    remount, allow_other = False, True
+    remount, allow_other, follow = False, True, False
     list_snapshots: bool | None = None
     for word in _split(text):
         name, equals, value = word.partition("=")
@@ -97,6 +99,8 @@ def parse_options(text: str, *, sloppy: bool = False) -> MountOptions:
             (flags.add if on else flags.discard)(flag)
         elif word == "remount":
             remount = True
+        elif word == "follow":
+            follow = True
         elif word == "noallow_other":
             allow_other = False
         elif word in ("list_snapshots", "nolist_snapshots"):
@@ -109,6 +113,7 @@ def parse_options(text: str, *, sloppy: bool = False) -> MountOptions:
         flags=frozenset(flags),
         remount=remount,
         snapshot=ours["snapshot"],
+        follow=follow,
         commit_interval_s=_commit_interval(ours["commit"]),
         log_file=ours["log"],
         allow_other=allow_other,

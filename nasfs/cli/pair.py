@@ -49,11 +49,12 @@ def remove(
         bool, typer.Option("--force", help="Although groups are replicated: that stops.")
     ] = False,
 ) -> None:
-    """Forget the partner; volumes and snapshots stay on both nodes."""
-    from nasfs.node.messages import PairRemove, PairView
+    """End the pair, on both nodes; volumes and snapshots stay on both."""
+    from nasfs.node.messages import PairRemove
+    from nasfs.node.part_messages import PairEndView
 
-    client().post("/v1/pair/remove", PairView, PairRemove(force))
-    warn("the other node still knows this one; there as well: nasfs pair remove")
+    if problem := client().post("/v1/pair/remove", PairEndView, PairRemove(force)).problem:
+        warn(f"the other node still knows this one: {problem}; there as well: nasfs pair remove")
 
 
 def _print(view: PairView, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from replication.link import render_rate
 
 from . import verify
 from .link import register
-from .session import DryRun, Json, client, print_fields, print_json, print_table
+from .session import DryRun, Json, client, print_fields, print_json, print_table, warn
 
 if TYPE_CHECKING:
     from nasfs.node.messages import DeltaView, ReplicationView
@@ -72,17 +72,29 @@ def run(
     group: str,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is done, with progress.")] = False,
     dry_run: DryRun = False,
+    rebase: Annotated[
+        bool,
+        typer.Option(
+            "--rebase",
+            help="Without a common snapshot: compare contents, and send what differs.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Replicate what is waiting now."""
     from nasfs.node.client import replication_url
     from nasfs.node.messages import DeltaView, ReplicationView
+    from nasfs.node.replication_messages import ReplicationRun
 
+    if rebase and dry_run:
+        verify.show_rebase(group, as_json=as_json)
+        return
     if dry_run:
         deltas = client().get(f"{replication_url(group)}/delta", list[DeltaView])
         _print_deltas(deltas, as_json)
         return
-    view = client().post(f"{replication_url(group)}/run", ReplicationView)
+    body = ReplicationRun(rebase)
+    view = client().post(f"{replication_url(group)}/run", ReplicationView, body)
     if wait:
         from .progress import wait_for_attempt
 
@@ -202,11 +214,32 @@ def join(group: str) -> None:
 
 
 @app.command()
-def delete(group: str) -> None:
-    """Stop replicating; the partner's copies stay as they are."""
+def delete(
+    group: str,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Although the partner is gone, or both sides wrote to it."),
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """End it, on both nodes; the copies become ordinary volumes, and nothing is destroyed."""
     from nasfs.node.client import replication_url
+    from nasfs.node.part_messages import EndView, ReplicationDelete
 
-    client().post(f"{replication_url(group)}/delete", type(None))
+    url = f"{replication_url(group)}/delete"
+    view = client().post(url, EndView, ReplicationDelete(force, dry_run))
+    if as_json:
+        print_json(view)
+        return
+    for where, done in (("here", view.here), ("partner", view.partner)):
+        for line in done:
+            typer.echo(f"{where}: {line}")
+    if not view.told and not dry_run:
+        warn(
+            "the partner does not know; there as well, when it is back:"
+            f" nasfs replication delete {group}"
+        )
 
 
 register(app)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nasfs.errors import Unreachable
+from nasfs.errors import ConfigError, Unreachable
 from nasfs.node.paths import show_path
 from nasfs.node.words import check_name, render_size
 
-from .session import Json, client
+from .session import Json, client, warn
 
 if TYPE_CHECKING:
     from nasfs.node.verify_messages import FindingView, VerifiedView, VerifyRequest
@@ -28,15 +28,50 @@ def verify(
     snapshot: Annotated[
         str, typer.Option(metavar="NAME", help="That snapshot instead of the newest common one.")
     ] = "",
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="If they differ: send what differs as it is here, in a new snap group.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare both sites' snapshots, each read from its own disks; exit code 1 if they differ."""
     from nasfs.node.verify_messages import VerifyRequest
 
     check_name(group, "group")
+    if repair and (snapshot or as_json):
+        raise ConfigError("--repair goes with neither --snapshot nor --json")
     done = compare_sites(group, VerifyRequest(snapshot), as_json=as_json)
+    if done.differences and repair:
+        done = _repair(group)
     if done.differences:
         raise typer.Exit(1)
+
+
+def _repair(group: str) -> VerifiedView:
+    """Have it sent what differs, and compare again."""
+    from nasfs.node.client import replication_url
+    from nasfs.node.messages import ReplicationView
+    from nasfs.node.verify_messages import VerifyRequest
+
+    from .progress import wait_for_attempt
+
+    warn(
+        f"repairing: what is on this node counts. It goes to the partner in a new snap group of"
+        f" {group}; snapshots that are there already stay as they are, on both sites"
+    )
+    view = client().post(f"{replication_url(group)}/repair", ReplicationView)
+    wait_for_attempt(client(), view)
+    return compare_sites(group, VerifyRequest(), as_json=False)
+
+
+def show_rebase(group: str, *, as_json: bool) -> None:
+    """What a rebase would send: this site's newest snap group against the partner's newest."""
+    from nasfs.node.verify_messages import VerifyRequest
+
+    compare_sites(group, VerifyRequest(newest=True), as_json=as_json)
 
 
 def compare_sites(group: str, request: VerifyRequest, *, as_json: bool) -> VerifiedView:

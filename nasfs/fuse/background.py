@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from nasfs.errors import ConfigError, Failed, NasError, Refused, Unreachable
+from nasfs.fuse.identity import IdentityMap
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ class Order(msgspec.Struct, frozen=True):
     flags: tuple[str, ...]
     log_file: str | None
     list_snapshots: bool | None = None
+    identities: IdentityMap | None = None
+    follow: bool = False
 
 
 def order_of(pid: int) -> Order | None:
@@ -126,6 +129,8 @@ def main(arguments: list[str]) -> int:
             allow_other=order.allow_other,
             flags=order.flags,
             list_snapshots=order.list_snapshots,
+            identities=order.identities,
+            follow=order.follow,
             on_ready=reporter.serving,
         )
     except NasError as exc:

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RECLAIM_STEP = 16
-"""Layers given back, or inodes of a destroyed snapshot, while requests wait."""
+RECLAIM_S = 0.005
+"""So long space is given back (seconds) before requests have their turn, and as long again."""
 
 MAX_PASSES = 4
 SHORT_S = 0.05
@@ -220,20 +220,28 @@ class Committer:
         while True:
             committed = self._committed
             await self._gate.wait_open()
-            while self._reclaim_step():
-                await trio.lowlevel.checkpoint()
+            while (took := self._reclaim()) is not None:
+                await trio.sleep(took)
                 await self._gate.wait_open()
             await committed.wait()
 
-    def _reclaim_step(self) -> bool:
+    def _reclaim(self) -> float | None:
+        """One turn; how long it took (seconds), or None if there is nothing more to do for now."""
+        began = trio.current_time()
+        took = 0.0
         try:
-            return self._volume.reclaim_step(RECLAIM_STEP)
+            while took < RECLAIM_S:
+                if not self._volume.reclaim_step(1):
+                    return None
+                took = trio.current_time() - began
         except MediaError as exc:  # out of space, for instance: the next commit tries again
             log.error("reclaim waits for the next commit: %s", exc)
+            return None
         except Exception as exc:
             log.critical("reclaim failed", exc_info=True)
             self._volume.go_read_only(f"reclaim failed: {exc}")
-        return False
+            return None
+        return took
 
     def _join(self) -> _Round:
         self._wanted.set()

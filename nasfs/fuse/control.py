@@ -116,6 +116,8 @@ class RollBack(Request, tag="rollback", frozen=True):
 
     name: str
     keep_as: str
+    kept: str = ""
+    """A snapshot that keeps it already, unless something was changed since; empty: none does."""
 
 
 class RestorePath(Request, tag="restore", frozen=True):

@@ -29,7 +29,10 @@ from nasfs.fuse import background
 from nasfs.fuse.attach import KernelMount
 from nasfs.fuse.commit import Committer, Gate
 from nasfs.fuse.control import ControlServer, ControlSocket
+from nasfs.fuse.follow import Follower
+from nasfs.fuse.identity import IdentityMap
 from nasfs.fuse.loop import shorten
+from nasfs.fuse.mapped import MappedOperations
 from nasfs.fuse.mountpoint import (
     FSTYPE,
     announce,
@@ -72,6 +75,8 @@ def run_mount(
     allow_other: bool = True,
     flags: Collection[str] = (),
     list_snapshots: bool | None = None,
+    identities: IdentityMap | None = None,
+    follow: bool = False,
 ) -> None:
     """Mount a volume and serve it until it is unmounted, stopped or signalled.
 
@@ -86,6 +91,8 @@ def run_mount(
         on_ready: called when requests are being served.
         allow_other: let other users than the mounting one in.
         list_snapshots: whether the root lists `.snapshots`; as the volume says if None.
+        identities: whom the volume's numbers stand for on this node; None: for the same.
+        follow: mount read-only as of the newest snapshot, and of those to come.
         flags: of `KERNEL_FLAGS`.  With "ro" this process still owns the volume, and can be asked
             for snapshots; nobody changes a file, until it is remounted.
 
@@ -95,15 +102,23 @@ def run_mount(
     """
     path = check_mountpoint(mountpoint)
     _allow_many_files()
-    access = Access.READ_WRITE if snapshot is None else Access.READ_ONLY
+    read_only = follow or snapshot is not None
+    access = Access.READ_ONLY if read_only else Access.READ_WRITE
     with ExitStack() as stack:  # its end, from below: durable, then unmounted, then announced
         ending = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         kernel = stack.enter_context(KernelMount())
         volume = open_volume(volume_path, access)
         stack.callback(volume.close)
         volume.wait_for_disk(False)  # requests that need not wait go on meanwhile
-        trees, writer = _sides(volume, snapshot, commit_interval_s, listed=list_snapshots)
-        operations = Operations(volume, trees, writer)
+        follower = Follower(volume) if follow else None
+        if follower is not None:
+            trees, writer = follower.trees, None
+        else:
+            trees, writer = _sides(volume, snapshot, commit_interval_s, listed=list_snapshots)
+        if identities is None or identities.is_empty:
+            operations = Operations(volume, trees, writer)
+        else:
+            operations = MappedOperations(volume, trees, writer, identities)
         stack.callback(operations.release_all)
         server = None
         if control is not None and writer is not None:
@@ -112,11 +127,11 @@ def run_mount(
             service = Service(volume, path, trees, writer.committer, operations.known)
             server = _server(listening, service)
         prepare_mountpoint(path)
-        kernel.open(operations, path, _options(fsname, allow_other, flags, snapshot=snapshot))
+        kernel.open(operations, path, _options(fsname, allow_other, flags, read_only=read_only))
         announce(ending, path)
         log.info("mounted %s at %s", fsname, path)
         shorten(kernel.is_introduced)
-        trio.run(_serve, operations, writer, server, on_ready)
+        trio.run(_serve, operations, writer, server, follower, on_ready)
     log.info("unmounted %s", path)
 
 
@@ -138,7 +153,7 @@ def _server(listening: ControlSocket, service: Service) -> ControlServer:
 
 
 def _options(
-    fsname: str, allow_other: bool, flags: Collection[str], *, snapshot: str | None
+    fsname: str, allow_other: bool, flags: Collection[str], *, read_only: bool
 ) -> set[str]:
     assert KERNEL_FLAGS.issuperset(flags), flags
     source = fsname.encode("ascii", "backslashreplace").decode()  # pyfuse3 takes nothing else
@@ -146,7 +161,7 @@ def _options(
     options = {f"fsname={source}", "subtype=nasfs", "default_permissions", *flags}
     if allow_other:
         options.add("allow_other")
-    if snapshot is not None:
+    if read_only:
         options.add("ro")
     if os.geteuid() == 0:  # libfuse's own default is without; it knows no order of words
         options |= {word for word in ("dev", "suid") if f"no{word}" not in flags}
@@ -163,6 +178,7 @@ async def _serve(
     operations: Operations,
     writer: Writer | None,
     server: ControlServer | None,
+    follower: Follower | None,
     on_ready: Callable[[], None] | None,
 ) -> None:
     async with trio.open_nursery() as nursery:
@@ -172,6 +188,8 @@ async def _serve(
             nursery.start_soon(writer.committer.run_reclaim)
         if server is not None:
             nursery.start_soon(server.serve)
+        if follower is not None:
+            nursery.start_soon(follower.run)
         if on_ready is not None:
             nursery.start_soon(_tell_ready, operations, on_ready)
         await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=MAX_REQUESTS)
@@ -201,6 +219,8 @@ def mount_in_background(
     allow_other: bool = True,
     flags: Collection[str] = (),
     list_snapshots: bool | None = None,
+    identities: IdentityMap | None = None,
+    follow: bool = False,
     log_file: Path | None = None,
     timeout_s: float = 60.0,
 ) -> int:
@@ -225,6 +245,8 @@ def mount_in_background(
         allow_other=allow_other,
         flags=tuple(flags),
         list_snapshots=list_snapshots,
+        identities=identities,
+        follow=follow,
         log_file=None if log_file is None else str(log_file.absolute()),
     )
     reading, writing = os.pipe()

@@ -219,6 +219,10 @@ class Trees:
             raise FsError(errno.ESTALE)
         return self._snapshots.of(number)
 
+    def show(self, view: View) -> None:
+        """Another snapshot at the root, from now on; not beside the live view."""
+        self._root = ViewTree(view)
+
     def list_snapshots(self, on: bool) -> None:
         """Whether the root lists `.snapshots` from now on."""
         if isinstance(self._root, LiveTree):

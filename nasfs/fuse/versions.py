@@ -50,7 +50,9 @@ class Versions:
 
     def _keep_and_roll_back(self, request: control.RollBack) -> Snapshot:
         target = self._volume.snapshot(request.name)
-        kept = self._volume.seal_nowait(request.keep_as)
+        kept = self._volume.snapshot(request.kept) if request.kept else None
+        if kept is None or self._volume.changed_since(kept.guid):
+            kept = self._volume.seal_nowait(request.keep_as)
         self._volume.rollback(target.epoch)
         return kept
 

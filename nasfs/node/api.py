@@ -25,7 +25,9 @@ from . import (
     inventory,
     links,
     pairing,
+    parting,
     partner_daemon,
+    readiness,
     receptions,
     replication_views,
     replications,
@@ -43,6 +45,7 @@ from .messages import (
     FailoverRequest,
     GroupCreate,
     GroupMembers,
+    GroupRollback,
     Nothing,
     PairJoin,
     PairRemove,
@@ -69,7 +72,15 @@ from .messages import (
     VolumeResize,
     VolumeSet,
 )
-from .replication_messages import LinkSet, ReceptionSet, ReplicationSet, WindowAdd, WindowRemove
+from .part_messages import ReplicationDelete
+from .replication_messages import (
+    LinkSet,
+    ReceptionSet,
+    ReplicationRun,
+    ReplicationSet,
+    WindowAdd,
+    WindowRemove,
+)
 from .services import Services, mount_volume, unmount_volume
 from .share_routes import SHARES
 from .verify_messages import VerifyRequest
@@ -222,6 +233,20 @@ async def _join(services: Services, body: RoleRequest, params: Params) -> object
     return await failover.join(services, params["group"], body)
 
 
+async def _delete_replication(
+    services: Services, body: ReplicationDelete, params: Params
+) -> object:
+    return await parting.delete(services, params["group"], body)
+
+
+async def _remove_pair(services: Services, body: PairRemove, params: Params) -> object:
+    return await parting.remove_pair(services, body)
+
+
+async def _roll_back_group(services: Services, body: GroupRollback, params: Params) -> object:
+    return await failover.roll_back(services, params["group"], body)
+
+
 async def _events(services: Services, body: Nothing, params: Params) -> object:
     try:
         after, limit = int(params.get("after", "0")), int(params.get("limit", "200"))
@@ -282,11 +307,12 @@ ROUTES = (
     Route("POST", "/v1/groups/{group}/failover", FailoverRequest, _failover),
     Route("POST", "/v1/groups/{group}/failback", RoleRequest, _failback),
     Route("POST", "/v1/groups/{group}/failback-join", RoleRequest, _join),
-    Route("GET", "/v1/groups/{group}/readiness", Nothing, _plain(failover.readiness, "group")),
+    Route("POST", "/v1/groups/{group}/rollback", GroupRollback, _roll_back_group),
+    Route("GET", "/v1/groups/{group}/readiness", Nothing, _plain(readiness.readiness, "group")),
     Route("GET", "/v1/pair", Nothing, _plain(pairing.pair_view)),
     Route("POST", "/v1/pair/invite", Nothing, _plain(pairing.invite)),
     Route("POST", "/v1/pair/join", PairJoin, _plain(pairing.join)),
-    Route("POST", "/v1/pair/remove", PairRemove, _plain(pairing.remove)),
+    Route("POST", "/v1/pair/remove", PairRemove, _remove_pair),
     Route("GET", "/v1/replications", Nothing, _list_replications),
     Route("POST", "/v1/replications", ReplicationCreate, replications.create),
     Route("GET", "/v1/replications/{group}", Nothing, replications.show),
@@ -302,14 +328,15 @@ ROUTES = (
     Route("POST", "/v1/replications/{group}/split", Nothing, replications.split),
     Route("POST", "/v1/replications/{group}/join", Nothing, replications.join),
     Route("POST", "/v1/replications/{group}/verify", VerifyRequest, verifying.verify),
+    Route("POST", "/v1/replications/{group}/repair", Nothing, verifying.repair),
     Route("GET", "/v1/link", Nothing, links.show_link),
     Route("PATCH", "/v1/link", LinkSet, links.set_link),
     Route("GET", "/v1/receptions/{group}", Nothing, _plain(receptions.show, "group")),
     Route("PATCH", "/v1/receptions/{group}", ReceptionSet, _plain(receptions.change, "group")),
-    Route("POST", "/v1/replications/{group}/run", Nothing, replications.run_now),
+    Route("POST", "/v1/replications/{group}/run", ReplicationRun, replications.run_now),
     Route("POST", "/v1/replications/{group}/pause", Nothing, replications.pause),
     Route("POST", "/v1/replications/{group}/resume", Nothing, replications.resume),
-    Route("POST", "/v1/replications/{group}/delete", Nothing, replications.delete),
+    Route("POST", "/v1/replications/{group}/delete", ReplicationDelete, _delete_replication),
     Route("POST", "/v1/partner/{group}/{operation}", PartnerQuestion, partner_daemon.answer),
     *(Route(one.method, one.path, one.body, _plain(one.does, *one.names)) for one in SHARES),
     *(Route(one.method, one.path, one.body, one.handler) for one in DRILLS),

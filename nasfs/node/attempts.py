@@ -38,6 +38,10 @@ class Attempts:
     """What is waiting to be sent, when it was last looked at."""
     asked: trio.Event = field(default_factory=trio.Event)
     urgent: trio.Event = field(default_factory=trio.Event)
+    rebase: bool = False
+    """The next attempts send what differs in the contents, until one has done it."""
+    rebasing: bool = False
+    """The present one does."""
     pause_s: float = BACKOFF_S[0]
     _at: tuple[float, int] = (0.0, 0)
 
@@ -51,7 +55,7 @@ class Attempts:
     def begin(self) -> None:
         """An attempt begins: it sees all that was asked for until now."""
         self.asked, self.urgent = trio.Event(), trio.Event()
-        self.under_way = True
+        self.under_way, self.rebasing = True, self.rebase
         self.begun += 1
         self.next_try_ns = 0
         self._at = (trio.current_time(), 0)
@@ -63,7 +67,9 @@ class Attempts:
         match outcome:
             case Done():
                 self.pause_s, self.bytes_waiting = BACKOFF_S[0], 0
+                self.rebase = self.rebase and not self.rebasing
             case Failure():
+                self.rebase = self.rebase and (outcome.transient or not self.rebasing)
                 pause = self.pause_s
                 self.pause_s = min(pause * 2, BACKOFF_S[1])
                 if outcome.transient:

@@ -157,6 +157,9 @@ class Bond:
         )
         return Reception(*row) if row else None
 
+    def delete_reception(self, group_uuid: str) -> None:
+        self.database.do("DELETE FROM reception WHERE grp = ?", group_uuid)
+
     # transfers
 
     def transfer(self, group_uuid: str) -> Transfer | None:

@@ -25,6 +25,10 @@ class ShareServers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ganesha_pid: str = ""
     kernel_nfs: Literal["auto", "on", "off"] = "auto"
     """The kernel's NFS server; auto: if there is an /etc/exports."""
+    rules: dict[str, str] = msgspec.field(default_factory=dict)
+    """What is done at a failover about conflicts: ``name: take-staged`` and so on."""
+    networks: dict[str, str] = msgspec.field(default_factory=dict)
+    """Of the partner's site, and what stands for each at this one."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from .daemon_lock import only_daemon
 from .drill_keeper import clear_leftovers, keep_drills, stop_drills
 from .inventory import adopt_volumes, sweep_pools
 from .listener import listen
+from .loss import hear_partner
 from .places import Places
 from .replications import ask_if_wanted
 from .replicator import Replicator
@@ -76,8 +77,9 @@ async def _main(node: Node) -> None:
             nursery.start_soon(replicator.run)
             nursery.start_soon(_settle_leftovers, node)
             nursery.start_soon(scheduler.run)
-            nursery.start_soon(keep_shares, node)
+            nursery.start_soon(keep_shares, node, partial(ask_if_wanted, node, replicator))
             nursery.start_soon(keep_drills, node)
+            nursery.start_soon(hear_partner, node)
             nursery.start_soon(take_back_unheard, services)
             node.state.note("daemon", "started", node.config.name, f"process {os.getpid()}")
             log.info("node %s is up", node.config.name)

@@ -140,6 +140,12 @@ CREATE INDEX drill_report_grp ON drill_report (grp, number);
 ALTER TABLE consistency_group ADD COLUMN home INTEGER NOT NULL DEFAULT 1 CHECK (home IN (0, 1));
 UPDATE consistency_group SET home = 0 WHERE role IN ('passive', 'failed-over');
 """,
+    # 7 to 8: what the active node said last of what is not replicated
+    """
+CREATE TABLE partner_word (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    body TEXT NOT NULL) STRICT;
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 

@@ -48,11 +48,12 @@ def _end(node: Node, ident: str, why: str) -> None:
 async def keep_drills(node: Node) -> None:
     """Until cancelled: the holds follow the leases, as soon as a receiver lets a volume go."""
     while True:
-        await trio.to_thread.run_sync(_keep, node)
+        await trio.to_thread.run_sync(let_go, node)
         await trio.sleep(SETTLE_EVERY_S)
 
 
-def _keep(node: Node) -> None:
+def let_go(node: Node) -> None:
+    """Release the holds of what is over, on volumes that nobody has in his hands now."""
     for drill in node.drills.all():
         if drill.phase is Phase.RELEASING and settle(node, drill):
             node.drills.forget(drill)

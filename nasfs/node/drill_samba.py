@@ -19,12 +19,12 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from nasfs.errors import Failed
-from sharecfg.model import Share
 from sharecfg.placed import Placed
 from sharecfg.samba import render_samba
 from sharecfg.smbconf import parse_conf
 
 from .context import Node
+from .drill_shares import shares_of, take_staged_accounts
 from .drill_table import Drill, DrillShare
 from .share_files import Server, share_files
 from .share_servers import run_tool
@@ -49,12 +49,6 @@ _NOT_TAKEN = (
     *DIRECTORIES,
 )  # fmt: skip
 """Of the node's [global]: what is the test's own."""
-
-
-def shares_of(node: Node, drill: Drill) -> tuple[Share, ...]:
-    """The shares of the volumes of a test, as this node knows them."""
-    wanted = {volume.uuid for volume in drill.volumes}
-    return tuple(share for share in node.shares.all() if share.volume in wanted)
 
 
 def served(node: Node, drill: Drill) -> tuple[DrillShare, ...]:
@@ -103,6 +97,7 @@ def start_smbd(node: Node, drill: Drill) -> int:
     if done.returncode != 0:
         raise Failed(f"testparm refuses the test's smb.conf: {done.stderr.strip()[-500:]}")
     _take_accounts(main, conf)
+    take_staged_accounts(node, drill, conf)
     with (Path(drill.home) / "smbd.log").open("ab") as log:
         process = subprocess.Popen(
             [

@@ -177,6 +177,16 @@ class Drills:
             volume.release_hold_nowait(here[guid], HOLDER)
         volume.commit()
 
+    # what the partner said of what it has not replicated
+
+    def hear(self, group_uuid: str, body: str) -> None:
+        self._database.do("INSERT OR REPLACE INTO partner_word VALUES (?, ?)", group_uuid, body)
+
+    def heard(self, group_uuid: str) -> str:
+        """Empty: nothing."""
+        row = self._database.row("SELECT body FROM partner_word WHERE grp = ?", group_uuid)
+        return str(row[0]) if row else ""
+
     # what came of them
 
     def report(self, drill: Drill) -> None:

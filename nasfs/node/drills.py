@@ -120,7 +120,9 @@ def _check_passive(node: Node, group: Group) -> None:
 def _choose(node: Node, group: Group, name: str) -> tuple[tuple[DrillVolume, ...], Snapshot]:
     """Each volume with its snapshot of the newest complete snap group, or of the one named."""
     rows = node.state.members(group.uuid)
-    found = [grouped(info(node, row).snapshots) for row in rows]
+    infos = [info(node, row) for row in rows]
+    # Named: also one that is kept of another history; else what a failover would go back to.
+    found = [grouped(one.snapshots if name else one.ancestors) for one in infos]
     candidates = complete(found)
     if not candidates:
         raise Refused(f"no snap group of {group.name} has arrived completely yet")
@@ -250,7 +252,7 @@ def show(node: Node, name: str) -> DrillView:
             f"there was no test failover of group {name}",
             hint=f"nasfs test-failover start {name}",
         )
-    return view(node, last, "failed" if not _came_up(last) else "ended")
+    return view(node, last, "failed" if not came_up(last) else "ended")
 
 
 def list_drills(node: Node) -> list[DrillView]:
@@ -260,11 +262,12 @@ def list_drills(node: Node) -> list[DrillView]:
     over = [drill for drill in node.drills.reports() if drill.group not in groups]
     return [
         *(view(node, drill) for drill in here),
-        *(view(node, drill, "ended" if _came_up(drill) else "failed") for drill in over),
+        *(view(node, drill, "ended" if came_up(drill) else "failed") for drill in over),
     ]
 
 
-def _came_up(drill: Drill) -> bool:
+def came_up(drill: Drill) -> bool:
+    """It served, and was tried."""
     return any(stage.name == "probes" for stage in drill.stages)
 
 
@@ -289,7 +292,7 @@ def view(node: Node, drill: Drill, state: str = "") -> DrillView:
     return DrillView(
         group=drill.name,
         state=state,
-        ok=tried and (state == "planned" or _came_up(drill)) and not wrong,
+        ok=tried and (state == "planned" or came_up(drill)) and not wrong,
         snapshot=drill.snapshot,
         snapshot_time=when(drill.snapshot_ns),
         age_s=max(0, (drill.began_ns - drill.snapshot_ns) // 1_000_000_000),

@@ -20,22 +20,25 @@ from nasfs.volume import Applier
 from replication.client import peer_status
 from replication.endpoint import GroupStatus, SnapshotRef
 from replication.errors import PeerFailed, RefusedByPeer
-from replication.plans import plan_failback, plan_join, plan_takeover
+from replication.plans import plan_failback, plan_join, plan_rollback, plan_takeover
 from replication.roles import Action, GroupView, Plan, Role, Step, VolumeView
 
+from . import group_rollback
 from .agreeing import PARTNERS, UNDECIDED, agree, call_off
 from .context import MountPhase, Node
 from .drills import stop_if_any
 from .engine import info
 from .inventory import mount_state
-from .messages import FailoverRequest, PlanView, ReadinessView, RoleRequest, StepView, when
-from .mountdir import is_free
+from .messages import FailoverRequest, GroupRollback, PlanView, RoleRequest, StepView
 from .opening import VOLUME_S, find_member, open_member
 from .pairing import connect_peer
 from .progress import AGREED, Work, describe, how_to_finish, read_work, still_receives
 from .receivers import take_over
-from .records import Group, Journal, Replication
+from .records import ROLLBACK, YIELD, Group, Journal, Replication
+from .replications import ask_if_wanted
 from .services import Services, mount_volume
+from .share_takeover import merge_staged, serve_shares, with_shares
+from .snapshots import fresh_group_name
 from .yielding import take_back
 
 PEER_S = 5.0
@@ -95,6 +98,30 @@ async def join(services: Services, name: str, request: RoleRequest) -> PlanView:
     )
 
 
+async def roll_back(services: Services, name: str, request: GroupRollback) -> PlanView:
+    """All volumes of an active group go back to a snap group; what is there now is kept.
+
+    Raises:
+        Refused: the group is not active here, or has no such complete snap group.
+        NasError: why a step failed; the same command goes on with it.
+    """
+    group = services.node.state.group(name)
+    token = await services.run(fresh_group_name, group, "rollback")
+    made = services.node.bond.replication(group.uuid)
+    replicated = made is not None and not made.split
+
+    def plan(view: GroupView) -> Plan:
+        return plan_rollback(view, request.snapshot, replicated=replicated, name=token)
+
+    gone_back = await change_roles(
+        services, name, (ROLLBACK,), plan, dry_run=request.dry_run, force=False,
+        subject=request.snapshot,
+    )  # fmt: skip
+    if not request.dry_run:
+        ask_if_wanted(services.node, services.replicator, group.uuid)
+    return gone_back
+
+
 async def change_roles(
     services: Services,
     name: str,
@@ -103,6 +130,7 @@ async def change_roles(
     *,
     dry_run: bool,
     force: bool,
+    subject: str = "",
 ) -> PlanView:
     """Plan, or go on with a plan of these kinds; and carry it out."""
     node = services.node
@@ -116,23 +144,32 @@ async def change_roles(
                     f"group {name}: {describe(journal)[0]}", hint=how_to_finish(journal, name)
                 )
             work, done = read_work(journal), journal.next_step
+            if work.subject != subject:
+                raise Refused(
+                    f"group {name}: another {journal.kind} is not finished",
+                    hint=how_to_finish(journal, name),
+                )
         else:
             view = await services.run(observe, group)
-            work, done = Work(make_plan(view)), 0
+            work, done = Work(make_plan(view), subject=subject), 0
         if dry_run:
-            return view_of(work, done)
+            return await services.run(with_shares, group, view_of(work, done))
         await services.run(stop_if_any, uuid, f"a {work.plan.kind}")
         if journal is None:
             await services.run(_begin, group, work)
         elif still_receives(journal) and not _asks_to_hand_over(work.plan, done):
-            work, done = Work(work.plan), 0  # the partner may have taken the group back
-            node.bond.go_back_to(uuid, 0)
+            work, done = Work(work.plan), min(done, 1)  # the partner may have taken it back
+            node.bond.go_back_to(uuid, done)
         work = await _carry_out(services, group, work, done, force=force)
         node.bond.end_journal(uuid)
         kept = f"; kept: {', '.join(work.rejoined.kept)}" if work.rejoined else ""
         detail = f"term {work.plan.term}; {work.plan.losing or 'nothing is lost'}{kept}"
         node.note(f"{work.plan.kind} done", name, detail)
-        return view_of(work, len(work.plan.steps))
+        done_all = view_of(work, len(work.plan.steps))
+        if work.plan.kind == ROLLBACK:
+            kept_as = await services.run(group_rollback.kept, group, work.plan)
+            return msgspec.structs.replace(done_all, kept=tuple(kept_as))
+        return await services.run(serve_shares, uuid, done_all)
 
 
 def _begin(node: Node, group: Group, work: Work) -> None:
@@ -204,7 +241,9 @@ async def give_up(services: Services, name: str) -> PlanView:
     """
     node = services.node
     group = node.state.group(name)
-    if await take_back(services, group.uuid, "it was called off here"):
+    journal = node.bond.journal(group.uuid)
+    if journal is not None and journal.kind == YIELD:
+        await take_back(services, group.uuid, "it was called off here")
         return PlanView(name, group.term, "", (), "switchover")
     if scope := services.agreeing.get(group.uuid):
         scope.cancel()
@@ -292,7 +331,7 @@ async def _execute(services: Services, group: Group, work: Work, step: Step) -> 
         case Action.STOP_RECEIVING:
             for row in node.state.members(group.uuid):
                 stop = partial(take_over, node.places, row.uuid, wait_s=VOLUME_S)
-                await services.run(lambda _, stop=stop: stop())
+                await trio.to_thread.run_sync(stop)
         case Action.ROLL_BACK:
             await services.run(_roll_back, work, step)
         case Action.SKIP_INODES:
@@ -300,6 +339,7 @@ async def _execute(services: Services, group: Group, work: Work, step: Step) -> 
         case Action.TAKE_OVER:
             role = Role.ACTIVE if step.peer else Role.FAILED_OVER
             await services.run(_take_role, group.uuid, role, step.term)
+            await services.run(merge_staged, group.uuid)
         case Action.REPLICATE:
             await services.run(_replicate, group, work)
             services.replicator.poke()
@@ -308,6 +348,14 @@ async def _execute(services: Services, group: Group, work: Work, step: Step) -> 
             services.replicator.ask(group.uuid)
         case Action.MOUNT:
             await mount_volume(services, node.state.volume_name(find_member(node, step.volume)))
+        case Action.KEEP:
+            async with services.scheduler.scope(group.uuid):
+                await services.run(group_rollback.keep, group, work.plan)
+        case Action.GO_BACK:
+            await services.run(group_rollback.go_back, group, work.plan, step)
+        case Action.SEAL:
+            async with services.scheduler.scope(group.uuid):
+                await services.run(group_rollback.seal, group, work.plan)
 
 
 def _roll_back(node: Node, work: Work, step: Step) -> None:
@@ -358,44 +406,3 @@ def view_of(work: Work, done: int) -> PlanView:
     steps = tuple(StepView(str(step), number < done) for number, step in enumerate(plan.steps))
     kept = tuple(work.rejoined.kept) if work.rejoined else ()
     return PlanView(plan.group, plan.term, plan.losing, steps, plan.kind, kept)
-
-
-def readiness(node: Node, name: str) -> ReadinessView:
-    """Whether a failover to this node would work now, and what it would lose.
-
-    Raises:
-        Refused: the group is not passive here.
-    """
-    group = node.state.group(name)
-    if group.role != Role.PASSIVE.value:
-        raise Refused(
-            f"group {name} is {group.role} on this node",
-            hint="readiness is asked where the group is passive: on its partner",
-        )
-    problems = []
-    for row in node.state.members(group.uuid):
-        try:
-            info(node, row)
-        except (NasError, OSError) as exc:
-            problems.append(f"volume {node.state.volume_name(row)}: {exc}")
-        if not is_free(node.mountpoint(row)):
-            problems.append(f"mount point {node.mountpoint(row)} is busy")
-    if problems:
-        return ReadinessView(
-            name, False, group.role, group.term, False, None, None, None, tuple(problems)
-        )
-    view = observe(node, group)
-    newest = view.newest
-    if newest is None:
-        problems.append("no snap group has arrived completely yet")
-    return ReadinessView(
-        group=name,
-        ready=not problems,
-        role=group.role,
-        term=group.term,
-        peer_reachable=view.peer_reachable,
-        last_snapshot=newest.name if newest else None,
-        last_snapshot_time=when(newest.time_ns) if newest else None,
-        age_s=(view.now_ns - newest.time_ns) // 1_000_000_000 if newest else None,
-        problems=tuple(problems),
-    )

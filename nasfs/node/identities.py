@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 import msgspec
 
 from nasfs.errors import Failed, NasError, Refused
+from nasfs.fuse.identity import IdentityMap
 from nasfs.volume import IdentityCounts
 from replication.client import operate
 from sharecfg.accounts import names_in
@@ -27,6 +28,7 @@ from .context import Node
 from .identity_counts import volume_counts
 from .inventory import WRITABLE_ROLES
 from .local_accounts import read_accounts, read_directory
+from .merges import merge_of
 from .pairing import connect_peer
 from .records import Group, VolumeRow
 from .words import parse_volume
@@ -77,7 +79,7 @@ def identity_list(node: Node, target: str) -> list[IdentityView]:
     rows = [node.state.volume(parse_volume(target))] if "/" in target else _rows(node, target)
     counted = [volume_counts(node, row) for row in rows]
     asked = _asked(counted, frozenset(), frozenset())
-    names = resolve(node, asked)
+    names = resolve(node, asked, merge_of(node, rows[0].group or "").identities if rows else None)
     return [
         IdentityView(
             kind=kind,
@@ -129,15 +131,20 @@ def _asked(
 # resolving
 
 
-def resolve(node: Node, asked: Asked) -> Resolved:
-    """As this node's name service does, directories included."""
+def resolve(node: Node, asked: Asked, identities: IdentityMap | None = None) -> Resolved:
+    """As this node's name service does, directories included.
+
+    Args:
+        identities: what mounts translate: what is asked and answered is what is stored.
+    """
     local = read_accounts()
-    users = {uid: name for uid in asked.uids if (name := _name(pwd.getpwuid, uid))}
-    groups = {gid: name for gid in asked.gids if (name := _name(grp.getgrgid, gid))}
+    to = identities or IdentityMap()
+    users = {n: name for n in asked.uids if (name := _name(pwd.getpwuid, to.uids.to_here(n)))}
+    groups = {n: name for n in asked.gids if (name := _name(grp.getgrgid, to.gids.to_here(n)))}
     user_names = {*asked.users, *users.values()}
     group_names = {*asked.groups, *groups.values()}
-    uids = {name: uid for name in user_names if (uid := _uid(name)) is not None}
-    gids = {name: gid for name in group_names if (gid := _gid(name)) is not None}
+    uids = {n: to.uids.to_stored(uid) for n in user_names if (uid := _uid(n)) is not None}
+    gids = {n: to.gids.to_stored(gid) for n in group_names if (gid := _gid(n)) is not None}
     return Resolved(
         users=Names(
             by_number={**users, **{uid: name for name, uid in uids.items() if uid not in users}},
@@ -180,7 +187,7 @@ def answer(node: Node, group: Group, body: bytes) -> bytes:
         asked = msgspec.msgpack.decode(body, type=Asked)
     except msgspec.DecodeError as exc:
         raise Refused("the partner does not understand whom it is asked for") from exc
-    return msgspec.msgpack.encode(resolve(node, asked))
+    return msgspec.msgpack.encode(resolve(node, asked, merge_of(node, group.uuid).identities))
 
 
 def _ask(node: Node, group: Group, asked: Asked) -> Resolved:
@@ -208,13 +215,14 @@ def identity_check(node: Node, name: str) -> IdentityCheckView:
     counted = [volume_counts(node, row) for row in node.state.members(group.uuid)]
     users, groups = _named(node, group, here)
     asked = _asked(counted, users, groups)
-    active = resolve(node, asked) if here else _ask(node, group, asked)
+    maps = merge_of(node, group.uuid).identities
+    active = resolve(node, asked, maps) if here else _ask(node, group, asked)
     again = msgspec.structs.replace(
         asked,
         users=tuple({*users, *active.users.by_name}),
         groups=tuple({*groups, *active.groups.by_name}),
     )
-    passive = _ask(node, group, again) if here else resolve(node, again)
+    passive = _ask(node, group, again) if here else resolve(node, again, maps)
     found = [
         *compare("user", asked.uids, users, active.users, passive.users),
         *compare("group", asked.gids, groups, active.groups, passive.groups),

@@ -224,11 +224,18 @@ def check_writable(node: Node, row: VolumeRow) -> None:
     check_active(node, group)
 
 
+def is_received(node: Node, row: VolumeRow) -> bool:
+    """Whether the partner's snapshots arrive in it."""
+    group = node.state.find_group(row.group) if row.group else None
+    return group is not None and group.role == "passive"
+
+
 def check_active(node: Node, group: Group) -> None:
     """Raises Refused unless the group is active here."""
     if group.role not in WRITABLE_ROLES:
         hint = {
-            "passive": f"it receives from the partner; to take over: nasfs failover {group.name}",
+            "passive": f"it receives from the partner; to take over: nasfs failover {group.name};"
+            " to read it: nasfs mount POOL/VOLUME DIR",
             "stale": "the partner has taken over; this side keeps everything until it rejoins",
         }
         raise Refused(f"group {group.name} is {group.role} here", hint=hint[group.role])

@@ -52,6 +52,11 @@ def others_hold(node: Node, rows: Iterable[VolumeRow]) -> set[str]:
     }
 
 
+def held_by_replication(node: Node, row: VolumeRow) -> bool:
+    """Whether replication holds any snapshot of a volume."""
+    return bool(_ours(_holds(node, row)))
+
+
 def _release(node: Node, row: VolumeRow, snapshots: list[Snapshot], held: set[str]) -> None:
     for snapshot in snapshots:
         if snapshot.guid in held:

@@ -7,8 +7,10 @@ are nobody's to copy.
 from __future__ import annotations
 
 import configparser
+import json
 import re
 from collections.abc import Iterator
+from ipaddress import ip_interface
 from pathlib import Path
 
 from nasfs.errors import Failed
@@ -17,6 +19,7 @@ from sharecfg.smbconf import parse_conf
 
 from .context import Node
 from .share_files import Server, read_text, share_files
+from .share_servers import run_tool
 
 ETC = Path("/etc")
 
@@ -100,3 +103,19 @@ def _sssd(text: str) -> tuple[str, ...]:
 def _nis() -> str:
     name = read_text(Path("/proc/sys/kernel/domainname")).strip()
     return "" if name == "(none)" else name
+
+
+def networks() -> tuple[str, ...]:
+    """Of this machine's interfaces, without those of loopback; empty: not known."""
+    try:
+        links = json.loads(run_tool(["ip", "-json", "address"]).stdout)
+    except (Failed, ValueError):
+        return ()
+    found = [
+        str(ip_interface(f"{address['local']}/{address['prefixlen']}").network)
+        for link in links
+        if "LOOPBACK" not in link.get("flags", ())
+        for address in link.get("addr_info", ())
+        if "local" in address and address.get("scope") != "link"
+    ]
+    return tuple(sorted(set(found)))

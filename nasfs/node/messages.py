@@ -512,21 +512,8 @@ class PlanView(msgspec.Struct, frozen=True):
     """``failover``, ``switchover``, ``failback``, ``failback-join`` or ``rollback``"""
     kept: tuple[str, ...] = ()
     """Snapshots that keep what would else be lost."""
-
-
-class ReadinessView(msgspec.Struct, frozen=True):
-    """Would a failover work on this node now, and what would it lose."""
-
-    group: str
-    ready: bool
-    role: str
-    term: int
-    peer_reachable: bool
-    last_snapshot: str | None
-    last_snapshot_time: str | None
-    age_s: int | None
-    """Everything that was written since so many seconds would be lost."""
-    problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What was decided about shares and accounts, and what did not go well with them."""
 
 
 # the whole

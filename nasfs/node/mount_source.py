@@ -12,12 +12,14 @@ from pathlib import Path
 
 from nasfs.errors import ConfigError, Failed, Unreachable
 from nasfs.fuse.control import ControlClient
+from nasfs.fuse.identity import IdentityMap
 from nasfs.volume import NoSuchSnapshot, VolumeInfo, volume_info
 
 from .config import read_config
 from .context import Node
 from .engine import PING_S
 from .inventory import check_writable
+from .merges import identity_map
 from .places import Places
 from .words import parse_volume
 
@@ -33,6 +35,9 @@ class MountSource:
     """None for a snapshot: nothing can be asked of it."""
     log_file: Path | None
     commit_interval_s: float
+    follow: bool = False
+    """Read-only as of the newest snapshot, and of those to come."""
+    identities: IdentityMap | None = None
 
 
 def split_source(text: str) -> tuple[str, str]:
@@ -42,8 +47,13 @@ def split_source(text: str) -> tuple[str, str]:
     return f"{directory}{slash}{volume}", snapshot
 
 
-def find_source(places: Places, text: str, *, snapshot: str = "") -> MountSource:
+def find_source(
+    places: Places, text: str, *, snapshot: str = "", follow: bool = False
+) -> MountSource:
     """Look up what *text* means; *snapshot* is the one that an option names.
+
+    Args:
+        follow: the newest snapshot is meant, and those to come.
 
     Raises:
         ConfigError: it is neither POOL/VOLUME nor a path, or two snapshots are named.
@@ -60,19 +70,29 @@ def find_source(places: Places, text: str, *, snapshot: str = "") -> MountSource
         with Node.open(places) as node:
             path = node.volume_path(node.state.volume(parse_volume(named)))
     info = volume_info(path)
-    if wanted:
-        if all(wanted not in (found.name, found.guid) for found in info.snapshots):
-            raise NoSuchSnapshot(f"{named} has no snapshot {wanted}")
-    else:
+    if wanted and all(wanted not in (found.name, found.guid) for found in info.snapshots):
+        raise NoSuchSnapshot(f"{named} has no snapshot {wanted}")
+    if wanted and follow:
+        raise ConfigError(f"{wanted} is one snapshot, and does not follow others")
+    if not wanted and not follow:
         _check_live(places, path, info)
     places.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     return MountSource(
         path,
         wanted or None,
-        None if wanted else places.control_socket(info.uuid),
-        None if wanted else places.mount_log(info.uuid),
+        None if wanted or follow else places.control_socket(info.uuid),
+        None if wanted or follow else places.mount_log(info.uuid),
         read_config(places.config).commit_interval_s,
+        follow,
+        _identities(places, info.uuid),
     )
+
+
+def _identities(places: Places, volume_uuid: str) -> IdentityMap | None:
+    if not places.database.exists():
+        return None
+    with Node.open(places) as node:
+        return identity_map(node, volume_uuid)
 
 
 def _check_live(places: Places, path: Path, info: VolumeInfo) -> None:

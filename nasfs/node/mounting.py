@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from nasfs.errors import Refused
+from nasfs.fuse.mountpoint import resolve
+
 from .context import Node
 from .kept_mounts import check_not_kept
 from .mountdir import prepare
@@ -23,21 +26,31 @@ def mount_volume(
 ) -> None:
     """Mount *name* on *directory*; in the foreground this is the mount process until its end.
 
+    A volume that is received is mounted read-only, as of its newest snapshot and those to come.
+
     Raises:
-        Refused: the role of its group forbids to write to it here.
+        Refused: the role of its group forbids that.
         Failed: unknown volume, busy mount point, or the volume is mounted already.
     """
     from nasfs.fuse.mount import mount_in_background, run_mount
 
-    from .inventory import check_writable
+    from .inventory import check_writable, is_received
+    from .merges import identity_map
 
     with Node.open(places) as node:
         row = node.state.volume(name)
-        if snapshot is None:
+        follow = snapshot is None and is_received(node, row)
+        if snapshot is None and not follow:
             check_writable(node, row)
+        if follow and resolve(directory) == resolve(node.mountpoint(row)):
+            raise Refused(
+                f"{directory} is kept free for {name}, which a failover mounts there",
+                hint="mount it at another directory to read what has arrived",
+            )
         path = node.volume_path(row)
         commit_interval_s = node.config.commit_interval_s
-        control = None if snapshot else places.control_socket(row.uuid)
+        identities = identity_map(node, row.uuid)
+        control = None if snapshot or follow else places.control_socket(row.uuid)
     places.make()
     prepare(directory)
     fsname = f"{name}@{snapshot}" if snapshot else str(name)
@@ -49,6 +62,8 @@ def mount_volume(
             control=control,
             fsname=fsname,
             commit_interval_s=commit_interval_s,
+            identities=identities,
+            follow=follow,
             on_ready=on_ready,
         )
         return
@@ -59,7 +74,9 @@ def mount_volume(
         control=control,
         fsname=fsname,
         commit_interval_s=commit_interval_s,
-        log_file=None if snapshot else places.mount_log(row.uuid),
+        identities=identities,
+        follow=follow,
+        log_file=None if snapshot or follow else places.mount_log(row.uuid),
     )
 
 

@@ -33,6 +33,8 @@ class Order(msgspec.Struct, frozen=True):
     """Not empty: not at all any more, and why."""
     begin: bool = False
     """Send again: for a process that has sent all and waits."""
+    rebase: bool = False
+    """Send the newest snap group by what differs in the contents, whatever both sides have."""
 
 
 _decoder = msgspec.json.Decoder(Order)
@@ -64,16 +66,15 @@ class Orders:
 
     def __init__(self, governor: Governor) -> None:
         self._governor = governor
-        self._begun: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._begun: queue.SimpleQueue[Order] = queue.SimpleQueue()
         threading.Thread(target=self._follow, name="orders", daemon=True).start()
 
-    def wait_to_begin(self, seconds: float) -> bool:
-        """Whether the daemon wants it to send again, within so many seconds."""
+    def wait_to_begin(self, seconds: float) -> Order | None:
+        """The order to send again; None: there was none within so many seconds."""
         try:
-            self._begun.get(timeout=seconds)
+            return self._begun.get(timeout=seconds)
         except queue.Empty:
-            return False
-        return True
+            return None
 
     def _follow(self) -> None:
         buffer = b""
@@ -86,7 +87,7 @@ class Orders:
     def _take(self, order: Order) -> None:
         obey(self._governor, order)
         if order.begin:
-            self._begun.put(None)
+            self._begun.put(order)
         if order.stop:
             end = threading.Timer(EDGE_S, os.kill, (os.getpid(), signal.SIGTERM))
             end.daemon = True

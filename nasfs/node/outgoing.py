@@ -9,7 +9,7 @@ from collections.abc import Callable
 from nasfs.volume import Snapshot
 from replication.client import create_replication, peer_status
 from replication.compression import AUTO
-from replication.endpoint import GroupSpec, GroupStatus, VolumeSpec
+from replication.endpoint import GroupSpec, GroupStatus, Source, VolumeSpec
 from replication.errors import PeerUnreachable
 from replication.local import VolumeSource
 from replication.plan import Retention, SnapGroup, plan_snap_groups
@@ -187,7 +187,7 @@ class Outgoing:
         def tell(account: Account) -> None:
             self._progress(account, left)
 
-        with contextlib.closing(VolumeSource(self._node.volume_path(row))) as source:
+        with contextlib.closing(self._source(row)) as source:
             account = replicate(
                 source,
                 lambda: self._line.take(self._level),
@@ -207,6 +207,9 @@ class Outgoing:
             wire_bytes=account.wire_bytes,
             seconds=time.monotonic() - self._began - self._done.seconds,
         )
+
+    def _source(self, row: VolumeRow) -> Source:
+        return VolumeSource(self._node.volume_path(row))
 
     def _note_common(self, waiting: Waiting, snap_group: str | None) -> None:
         if snap_group is None or not self._rows:

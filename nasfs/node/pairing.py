@@ -12,7 +12,7 @@ from replication.endpoint import PeerIdentity
 from replication.transport import Credentials
 
 from .context import Node
-from .messages import InvitationView, NodeView, PairJoin, PairRemove, PairView, when
+from .messages import InvitationView, NodeView, PairJoin, PairView, when
 from .records import Invitation
 
 
@@ -84,33 +84,6 @@ def join(node: Node, request: PairJoin) -> PairView:
         raise Refused("that is this node's own code", hint="enter it on the other node")
     node.bond.set_peer(peer)
     node.note("paired", peer.name, peer.address)
-    return pair_view(node)
-
-
-def remove(node: Node, request: PairRemove) -> PairView:
-    """Forget the partner; volumes and snapshots stay.
-
-    Raises:
-        Refused: groups are replicated to it, or received from it (unless `force`).
-    """
-    peer = node.bond.peer()
-    if peer is None:
-        raise Refused("this node has no partner")
-    names = {group.uuid: group.name for group in node.state.groups()}
-    sent = [names[made.group] for made in node.bond.replications()]
-    received = [group.name for group in node.state.groups() if group.role == "passive"]
-    if (sent or received) and not request.force:
-        raise Refused(
-            f"groups are replicated between this node and {peer.name}: "
-            + ", ".join(sorted({*sent, *received})),
-            hint="end that first (nasfs replication delete GROUP), or use --force: nothing is"
-            " deleted, but replication stops",
-        )
-    with node.state.change():
-        for made in node.bond.replications():
-            node.bond.delete_replication(made.group)
-        node.bond.forget_peer()
-    node.note("pair removed", peer.name)
     return pair_view(node)
 
 

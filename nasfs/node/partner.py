@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from nasfs.errors import Failed, Refused
 
-from . import identities, share_travel, witnesses
+from . import identities, loss, share_travel, witnesses
 from .context import Node
 from .messages import PartnerAnswer, PartnerQuestion
 from .records import Group
@@ -23,6 +23,7 @@ Here = Callable[[Node, Group, bytes], bytes]
 HERE: Mapping[str, Here] = {
     share_travel.OPERATION: share_travel.take,
     identities.OPERATION: identities.answer,
+    loss.OPERATION: loss.answer,
     **witnesses.ANSWERS,
 }
 """By operation."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from nasfs.errors import Refused
 from replication import handover
 
-from . import rejoining, yielding
+from . import parting, rejoining, yielding
 from .messages import PartnerAnswer, PartnerQuestion
 from .records import Group
 from .services import Services
@@ -21,6 +21,7 @@ DAEMON: Mapping[str, Daemon] = {
     handover.HAND_OVER: yielding.hand_over,
     handover.KEEP: yielding.keep,
     handover.REJOIN: rejoining.rejoin,
+    parting.END: parting.asked_to_end,
 }
 """By operation."""
 

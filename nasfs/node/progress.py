@@ -8,7 +8,7 @@ from replication.handover import Drained, Rejoined
 from replication.roles import Action, Plan
 
 from .context import Node
-from .records import REJOIN, YIELD, Group, Journal
+from .records import REJOIN, RELEASE, YIELD, Group, Journal
 
 AGREED = ("switchover", "failback")
 """Kinds of plans in which the partner hands the group over."""
@@ -90,6 +90,8 @@ def describe(journal: Journal) -> tuple[str, str]:
         return "it is being handed over to the partner", "the partner goes on, or this node does"
     if journal.kind == REJOIN:
         return "it is becoming a secondary", "the partner goes on: nasfs failback-join there"
+    if journal.kind == RELEASE:
+        return "its replication is being deleted", "its copies become ordinary volumes"
     plan = read_work(journal).plan
     left = plan.steps[journal.next_step :]
     return f"a {journal.kind} is not finished", str(left[0]) if left else "to end it"
@@ -101,5 +103,7 @@ def how_to_finish(journal: Journal, group: str) -> str:
         return f"to call it off: nasfs failover {group} --call-off"
     if journal.kind == REJOIN:
         return f"finish it on the partner: nasfs failback-join {group}"
+    if journal.kind == RELEASE:
+        return f"finish it: nasfs replication delete {group}"
     work = read_work(journal)
     return "finish it: " + COMMANDS[journal.kind].format(group, work.subject)

@@ -146,6 +146,8 @@ YIELD = "hand-over"
 """Kind of the journal of a primary that hands its group over: nothing is written here."""
 REJOIN = "rejoin"
 """Kind of the journal of an old primary that becomes a secondary."""
+RELEASE = "release"
+"""Kind of the journal of a group whose copies become ordinary volumes."""
 ROLLBACK = "rollback"
 """Kind of the journal of a group's rollback: some of its volumes may have gone back."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 import msgspec
+import trio
 
 from nasfs.errors import NasError, Refused
 from nasfs.volume import Applier, Snapshot, Volume
@@ -25,7 +26,8 @@ from .receivers import take_over
 from .records import REJOIN, Group, Journal, VolumeRow
 from .services import Services, end_mount
 from .sharing import activate
-from .yielding import become_passive, fresh_name, take_back, terms_of
+from .snapshots import fresh_group_name
+from .yielding import become_passive, take_back, terms_of
 
 OWNER = "divergence"
 """Of the holds on what only this node has."""
@@ -71,7 +73,7 @@ def _begin(node: Node, group_uuid: str, ask: Rejoin) -> Rejoining | None:
         if group.term == ask.term:
             return None
         node.bond.end_journal(group_uuid)  # a plan of this node, for a term that is over
-        name = fresh_name(node, group, "diverged")
+        name = fresh_group_name(node, group, "diverged")
         work = Rejoining(ask.term, ask.common, name, group.role == Role.PASSIVE.value)
         node.state.step_down(group_uuid)
         node.bond.begin_journal(Journal(group_uuid, REJOIN, msgspec.msgpack.encode(work), 0))
@@ -92,7 +94,7 @@ async def _stop(services: Services, group: Group) -> None:
     for row in node.state.members(group.uuid):
         await end_mount(services, row.uuid, force=True)
         stop = partial(take_over, node.places, row.uuid, wait_s=VOLUME_S)
-        await services.run(lambda _, stop=stop: stop())
+        await trio.to_thread.run_sync(stop)
     try:
         await services.run(activate)
     except NasError:

@@ -18,6 +18,11 @@ class ReplicationSet(Request, frozen=True):
     rpo: str | None = None
 
 
+class ReplicationRun(Request, frozen=True):
+    rebase: bool = False
+    """By what differs in the contents, whatever the two sites have in common."""
+
+
 class WindowAdd(Request, frozen=True):
     window: str
     """``mon-fri 20:00-06:00 rate=50M zone=Europe/Berlin``"""

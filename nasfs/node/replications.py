@@ -18,7 +18,7 @@ from .messages import Nothing, ReplicationCreate, ReplicationView
 from .outgoing import COMPRESSION_LEVELS, group_spec
 from .pairing import connect_peer
 from .records import Group, Replication
-from .replication_messages import ReplicationSet, WindowAdd, WindowRemove
+from .replication_messages import ReplicationRun, ReplicationSet, WindowAdd, WindowRemove
 from .replication_views import replication_view
 from .replicator import Replicator
 from .services import Services
@@ -139,19 +139,27 @@ async def show(services: Services, body: Nothing, params: Params) -> Replication
     return await services.run(replication_view, services.replicator, group, made)
 
 
-async def run_now(services: Services, body: Nothing, params: Params) -> ReplicationView:
+async def run_now(services: Services, body: ReplicationRun, params: Params) -> ReplicationView:
     """Send what is waiting; the answer names the attempt that will have seen all of it."""
     group, made = await services.run(made_replication, params["group"])
-    check_active(services.node, group)
+    check_sends(services.node, group, made)
+    if body.rebase:
+        services.replicator.of(group.uuid).rebase = True
+        services.node.note("rebase asked for", group.name)
+    asked = services.replicator.ask(group.uuid)
+    view = await services.run(replication_view, services.replicator, group, made)
+    return replace(view, asked_attempt=asked)
+
+
+def check_sends(node: Node, group: Group, made: Replication) -> None:
+    """Raises Refused unless the group is sent, sooner or later."""
+    check_active(node, group)
     if made.paused or made.split:
         how, back = ("split", "join") if made.split else ("paused", "resume")
         raise Refused(
             f"replication of {group.name} is {how}",
             hint=f"nasfs replication {back} {group.name}",
         )
-    asked = services.replicator.ask(group.uuid)
-    view = await services.run(replication_view, services.replicator, group, made)
-    return replace(view, asked_attempt=asked)
 
 
 def ask_if_replicated(services: Services, name: str) -> None:
@@ -250,11 +258,3 @@ async def _change(
     group, made = await services.run(write)
     services.replicator.poke()
     return await services.run(replication_view, services.replicator, group, made)
-
-
-async def delete(services: Services, body: Nothing, params: Params) -> None:
-    """Stop replicating; the partner's volumes and snapshots stay as they are."""
-    group, _ = await services.run(made_replication, params["group"])
-    services.node.bond.delete_replication(group.uuid)
-    services.node.note("replication deleted", group.name)
-    services.replicator.poke()

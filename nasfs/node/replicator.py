@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import trio
 
 from .attempts import Attempts, Memory
@@ -109,11 +110,12 @@ class Replicator:
         if group is None or group.role != "active":
             return Failure(f"the group is {group.role if group else 'gone'}", exit_code=3)
         assert self._senders is not None
-        sender = await self._senders.begin(group, sending.order)
+        order = msgspec.structs.replace(sending.order, rebase=attempts.rebasing)
+        sender = await self._senders.begin(group, order)
         outcome = await self._hear(sender, group_uuid, attempts, sending)
         if outcome is None and sender.kept and attempts.running is None:
             # It had ended while it waited.
-            sender = await self._senders.begin(group, sending.order)
+            sender = await self._senders.begin(group, order)
             outcome = await self._hear(sender, group_uuid, attempts, sending)
         if sending.stopped and not isinstance(outcome, Done):
             return Held(sending.stopped)

@@ -32,6 +32,7 @@ from .orders import Order, Orders, obey, read_order
 from .outgoing import Outgoing, Say, group_spec
 from .peerline import PeerLine
 from .places import Places
+from .rebasing import Rebasing
 from .records import Group
 from .reports import Both, Done, Failure, Held, Report, Running, write_report
 from .share_travel import tell_partner
@@ -118,26 +119,29 @@ def _serve(node: Node, group: Group, order: Order) -> int:
     line = PeerLine(node)
     try:
         while True:
-            outcome = _attempt(node, group, governor, line)
+            outcome = _attempt(node, group, governor, line, rebase=order.rebase)
             if isinstance(outcome, Failure):
                 return outcome.exit_code
             if isinstance(outcome, Held):
                 return 0
             line.rest(group.uuid)
-            while not orders.wait_to_begin(MIND_S):
+            while (begun := orders.wait_to_begin(MIND_S)) is None:
                 line.mind()
+            order = begun
     finally:
         line.close()
 
 
-def _attempt(node: Node, group: Group, governor: Governor, line: PeerLine) -> Done | Held | Failure:
+def _attempt(
+    node: Node, group: Group, governor: Governor, line: PeerLine, *, rebase: bool
+) -> Done | Held | Failure:
     """What became of it is reported as well."""
     reporter = Reporter(governor)
     outcome: Done | Held | Failure
     try:
         with _only_sender(node.places, group):
             group = node.state.find_group(group.uuid) or group  # it may have another name now
-            outcome = send_group(node, group, governor, reporter.tell, line)
+            outcome = send_group(node, group, governor, reporter.tell, line, rebase=rebase)
     except LinkClosed as exc:
         outcome = Held(exc.reason)
     except NasError as exc:
@@ -163,8 +167,19 @@ def _only_sender(places: Places, group: Group) -> Iterator[None]:
         os.close(descriptor)
 
 
-def send_group(node: Node, group: Group, governor: Governor, say: Say, line: PeerLine) -> Done:
+def send_group(
+    node: Node,
+    group: Group,
+    governor: Governor,
+    say: Say,
+    line: PeerLine,
+    *,
+    rebase: bool = False,
+) -> Done:
     """Agree on the passive side with the partner, then send every snap group that it lacks.
+
+    Args:
+        rebase: send only the newest one, by what differs in the contents (see `rebasing`).
 
     Raises:
         Failed: the group is not replicated.
@@ -173,7 +188,8 @@ def send_group(node: Node, group: Group, governor: Governor, say: Say, line: Pee
     made = node.bond.replication(group.uuid)
     if made is None:
         raise Failed(f"group {group.name} is not replicated")
-    outgoing = Outgoing(node, group, made, governor, say, line, patience_s=PATIENCE_S)
+    kind = Rebasing if rebase else Outgoing
+    outgoing = kind(node, group, made, governor, say, line, patience_s=PATIENCE_S)
     done = outgoing.run(group_spec(node, group, made, node.bond.remote_names()))
     if outgoing.both_have:
         tell_partner(node, group, partial(line.lend, line.level))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
@@ -20,6 +20,7 @@ from .supervisor import Supervisor
 from .words import VolumeName
 
 T = TypeVar("T")
+Values = TypeVarTuple("Values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Services:
         """Held by who changes the role of a group."""
         return self._locks.setdefault(group_uuid, trio.Lock())
 
-    async def run(self, operation: Callable[..., T], *values: object) -> T:
+    async def run(self, operation: Callable[[Node, *Values], T], *values: *Values) -> T:
         """``operation(node, *values)`` in a thread: it may wait for the disk.  Never abandoned."""
         return await trio.to_thread.run_sync(operation, self.node, *values)
 

@@ -19,6 +19,7 @@ from nasfs.errors import Failed, NasError, Refused
 from replication.client import operate
 from replication.connection import Connection
 from sharecfg.accounts import Accounts, Group, User, names_in
+from sharecfg.collisions import with_numbers
 from sharecfg.model import Share
 from sharecfg.payload import Payload, SmbAccount, decode_payload, digest, encode_payload
 
@@ -27,6 +28,7 @@ from .context import Node
 from .groups import newest_snap_group
 from .identity_counts import volume_counts
 from .local_accounts import NOBODY, read_accounts, read_directory
+from .merges import merge_of
 from .smb_accounts import Samba
 from .staging import history, payload_of, stage
 
@@ -77,16 +79,22 @@ def capture(node: Node, group: records.Group) -> Payload:
         uids |= counts.uids()
         gids |= counts.gids()
     open_to_all = any(share.smb and share.smb.enabled and not share.smb.users for share in shares)
+    identities = merge_of(node, group.uuid).identities
     accounts = referred(
-        read_accounts(), shares, uids, gids,
+        with_numbers(read_accounts(), identities.uids.to_stored, identities.gids.to_stored),
+        shares, uids, gids,
         {one.name for one in everybody} if open_to_all else set(), everybody,
     )  # fmt: skip
     names = {user.name for user in accounts.users}
     return Payload(
         shares=tuple(sorted(shares, key=lambda share: share.key)),
         accounts=accounts,
-        smb_accounts=tuple(one for one in everybody if one.name in names),
-        machine_sid=samba.machine_sid() if samba else "",
+        smb_accounts=tuple(
+            msgspec.structs.replace(one, rid=identities.rids.to_stored(one.rid))
+            for one in everybody
+            if one.name in names
+        ),
+        machine_sid=identities.machine_stored or (samba.machine_sid() if samba else ""),
         directory=read_directory(node),
     )
 

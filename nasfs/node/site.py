@@ -25,7 +25,7 @@ from replication.pair import Invitation as PairInvitation
 from replication.pair import check_secret
 from replication.roles import check_term
 
-from . import partner
+from . import leaving, partner
 from .context import Node
 from .engine import reclaim_all
 from .pairing import identity
@@ -110,6 +110,8 @@ class NodeSite:
                 f"the partner has another volume {spec.pool}/{spec.name}",
                 hint="choose another name there: nasfs replication create --volume LOCAL=REMOTE",
             )
+        if known is not None and not known.group:
+            leaving.check_unwritten(self._node, known)
         return known or row
 
     def _renew(self, group: Group, spec: GroupSpec) -> None:
@@ -151,6 +153,8 @@ class NodeSite:
         )
 
     def operate(self, group: str, operation: str, body: bytes) -> bytes:
+        if operation == leaving.LEAVE:  # it is about no group
+            return leaving.partner_leaves(self._node)
         return partner.answer(self._node, self._group(group), operation, body)
 
     def _group(self, group_uuid: str) -> Group:

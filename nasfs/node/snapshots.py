@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from nasfs.errors import ConfigError, NasError, Refused
@@ -67,6 +68,26 @@ def seal_members(node: Node, group: Group, name: str) -> tuple[list[VolumeRow], 
         _seal(node, rows[0], name, snap_group=new_uuid())
         return rows, 0.0
     return rows, take_snap_group(node, group, rows, name)
+
+
+def find_snap_group(node: Node, group: Group, name: str) -> str:
+    """The GUID of the snap group of that name, if all volumes have it; else empty."""
+    found = [
+        {s.snap_group for s in info(node, row).snapshots if s.name == name}
+        for row in node.state.members(group.uuid)
+    ]
+    common = set.intersection(*found) if found else set()
+    return common.pop() if common else ""
+
+
+def fresh_group_name(node: Node, group: Group, what: str) -> str:
+    """A name that no snapshot of the group has: ``WHAT-2026.11.23-07.15.00`` (UTC)."""
+    taken = {s.name for row in node.state.members(group.uuid) for s in info(node, row).snapshots}
+    name = base = f"{what}-{datetime.now(UTC):%Y.%m.%d-%H.%M.%S}"
+    number = 2
+    while name in taken:
+        name, number = f"{base}-{number}", number + 1
+    return name
 
 
 def _seal(node: Node, row: VolumeRow, name: str, *, snap_group: str) -> None:

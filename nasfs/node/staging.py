@@ -35,6 +35,8 @@ class Staged(msgspec.Struct, frozen=True):
     digest: str
     snapshot: str
     """The newest snap group of the group that was complete here then."""
+    term: int
+    """In which the partner was active."""
 
 
 def staged_directory(node: Node, group: Group) -> Path:
@@ -50,7 +52,7 @@ def stage(node: Node, group: Group, data: bytes, snapshot: str) -> Staged:
     decode_payload(data)
     before = history(node, group)
     number = max((staged.number for staged in before), default=0) + 1
-    staged = Staged(number, time.time_ns(), digest(data), snapshot)
+    staged = Staged(number, time.time_ns(), digest(data), snapshot, group.term)
     directory = staged_directory(node, group)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     body = msgspec.json.encode(staged) + b"\n" + data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import nasfs
 
-from . import groups, inventory, pairing, schedules, share_travel
+from . import groups, inventory, merges, pairing, schedules, share_travel
 from .context import Node
 from .messages import EventView, GroupView, ReplicationView, StatusView, VolumeView, when
 from .replication_views import SKEW_S, replication_views
@@ -31,6 +31,7 @@ def status_view(node: Node, replicator: Replicator, scheduler: Scheduler) -> Sta
             *_attention(volumes, group_views, sends),
             *schedules.attention(policies),
             *share_travel.attention(node),
+            *merges.attention(node),
         ),
     )
 

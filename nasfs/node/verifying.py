@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import trio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from nasfs.errors import NasError
+
 from .children import Child, command, environment
 from .lines import TYPE
-from .replications import made_replication
+from .messages import Nothing, ReplicationView
+from .replication_messages import ReplicationRun
+from .replications import check_sends, made_replication, run_now
 from .services import Services
+from .snapshots import take_snapshot
 from .verify_messages import VerifyRequest
 
 END_S = 10.0
@@ -25,6 +31,24 @@ async def verify(services: Services, body: VerifyRequest, params: Mapping[str, s
     words = ["--snapshot", body.snapshot] if body.snapshot else []
     words += ["--newest"] if body.newest else []
     return ProcessResponse(command("nasfs.node.verify", services.node.places, *words, group.name))
+
+
+async def repair(services: Services, body: Nothing, params: Mapping[str, str]) -> ReplicationView:
+    """Take a snap group, and send in it whatever the partner's newest one differs in.
+
+    No sealed snapshot is changed, on either site.  The answer names the attempt that does it.
+    """
+    group, made = await services.run(made_replication, params["group"])
+    check_sends(services.node, group, made)
+    attempts = services.replicator.of(group.uuid)
+    before, attempts.rebase = attempts.rebase, True  # before the snap group could go by itself
+    try:
+        name = f"repair-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        await services.run(take_snapshot, f"{group.name}@{name}")
+        return await run_now(services, ReplicationRun(rebase=True), params)
+    except NasError:
+        attempts.rebase = before
+        raise
 
 
 class ProcessResponse(Response):

@@ -122,7 +122,7 @@ def roll_back(node: Node, text: str, *, dry_run: bool) -> RollbackView:
         opened.seal(kept)
         opened.rollback(target.epoch)
 
-    _have_done(node, row, "rollback", {"name": name, "keep_as": kept}, direct)
+    have_done(node, row, "rollback", {"name": name, "keep_as": kept}, direct)
     node.note("volume rolled back", text, f"what it was before is kept as {kept}")
     return RollbackView(text, f"{volume}@{kept}", None)
 
@@ -162,7 +162,7 @@ def restore(node: Node, request: SnapshotRestore) -> RestoreView:
             "replace": request.replace,
             "keep_as": keep_as,
         }
-        answer = _have_done(node, row, "restore", args, direct)
+        answer = have_done(node, row, "restore", args, direct)
         done = msgspec.convert(answer, Restored)
     shown, place = show_path(b"/".join(source)), show_path(b"/".join(target))
     if not request.dry_run:
@@ -220,11 +220,11 @@ def _set_listing(node: Node, name: VolumeName, row: VolumeRow, on: bool) -> None
         volume.list_snapshots_nowait(on)
         volume.commit()
 
-    _have_done(node, row, "list_snapshots", {"on": on}, direct)
+    have_done(node, row, "list_snapshots", {"on": on}, direct)
     node.note("volume changed", name, f".snapshots is {'listed' if on else 'hidden'}")
 
 
-def _have_done(
+def have_done(
     node: Node, row: VolumeRow, op: str, args: dict[str, Any], direct: Callable[[Volume], object]
 ) -> Any:
     """The answer of the mount process, or of *direct* if nobody has the volume mounted.

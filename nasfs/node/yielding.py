@@ -9,7 +9,7 @@ partner has not asked for `LEASE_S`, and when its daemon begins anew.
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 import trio
@@ -39,11 +39,13 @@ from replication.roles import Role
 from .context import Node
 from .engine import info
 from .inventory import check_active
+from .pairing import connect_peer
 from .progress import Yielding
 from .records import YIELD, Group, Journal
 from .services import Services, end_mount
+from .share_travel import tell_partner
 from .sharing import activate
-from .snapshots import seal_members, take_snapshot
+from .snapshots import find_snap_group, fresh_group_name, seal_members, take_snapshot
 from .users import users_below
 
 log = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ async def catch_up(services: Services, group: Group, body: bytes) -> bytes:
         check_drain(seat_of(node, group.uuid), ask.token, ask.term)
         check_active(node, _group(node, group.uuid))
         _check_sends(services, group)
-        name = fresh_name(node, group, "before-switchover")
+        name = fresh_group_name(node, group, "before-switchover")
         views = await services.run(take_snapshot, f"{group.name}@{name}")
     services.replicator.ask(group.uuid)
     return handover.encode(CaughtUp(views[0].snap_group, name))
@@ -140,13 +142,14 @@ async def drain(services: Services, group: Group, body: bytes) -> bytes:
         services.heard[group.uuid] = trio.current_time()
         if _yielding(node, group.uuid) is None:
             _check_sends(services, group)
-            name = fresh_name(node, group, "switchover")
+            name = fresh_group_name(node, group, "switchover")
             begun = Yielding(ask.token, ask.term, name)
             node.bond.begin_journal(Journal(group.uuid, YIELD, msgspec.msgpack.encode(begun), 0))
             node.note("handing over", group.name, f"to the partner, for term {ask.term}")
         try:
             await _stop_serving(services, group, force=ask.force)
             snap_group, name = await _last_snap_group(services, group)
+            await services.run(lambda node: tell_partner(node, group, partial(connect_peer, node)))
         except BaseException as exc:
             _take_back(services, group, str(exc))
             raise
@@ -271,23 +274,13 @@ def _take_last(node: Node, group: Group) -> tuple[str, str]:
     yielding = _yielding(node, group.uuid)
     assert yielding is not None, "the caller has begun it"
     if not yielding.snap_group:
-        found = _find(node, group, yielding.name)
+        found = find_snap_group(node, group, yielding.name)
         if not found:
             seal_members(node, group, yielding.name)
-            found = _find(node, group, yielding.name)
+            found = find_snap_group(node, group, yielding.name)
         yielding = msgspec.structs.replace(yielding, snap_group=found)
         node.bond.note_in_journal(group.uuid, YIELD, msgspec.msgpack.encode(yielding))
     return yielding.snap_group, yielding.name
-
-
-def _find(node: Node, group: Group, name: str) -> str:
-    """The GUID of the snap group of that name, if all volumes have it; else empty."""
-    found = [
-        {s.snap_group for s in info(node, row).snapshots if s.name == name}
-        for row in node.state.members(group.uuid)
-    ]
-    common = set.intersection(*found) if found else set()
-    return common.pop() if common else ""
 
 
 def _take_back(services: Services, group: Group, why: str) -> None:
@@ -332,13 +325,3 @@ async def take_back_unheard(services: Services) -> None:
                 why = f"the partner has not asked for {LEASE_S:g} s"
                 await take_back(services, group.uuid, why)
         await trio.sleep(LOOK_S)
-
-
-def fresh_name(node: Node, group: Group, what: str) -> str:
-    """A name that no snapshot of the group has: ``WHAT-2026.11.23-07.15.00`` (UTC)."""
-    taken = {s.name for row in node.state.members(group.uuid) for s in info(node, row).snapshots}
-    name = base = f"{what}-{datetime.now(UTC):%Y.%m.%d-%H.%M.%S}"
-    number = 2
-    while name in taken:
-        name, number = f"{base}-{number}", number + 1
-    return name

@@ -19,6 +19,7 @@ from nasfs.volume.errors import (
     WouldWait,
 )
 from nasfs.volume.identities import IdentityCounts, count_identities, newest_counts
+from nasfs.volume.lock import Lease
 from nasfs.volume.pool import (
     Pool,
     VolumeInfo,
@@ -83,6 +84,7 @@ __all__ = [
     "Ino",
     "Inode",
     "Layer",
+    "Lease",
     "MediaError",
     "NoSuchSnapshot",
     "NoSuchVolume",

@@ -173,8 +173,14 @@ class Applier:
         self._volume.commit()
 
     def is_at(self, base: Epoch) -> bool:
-        """Nothing was applied since that snapshot: a delta may begin there."""
-        return self.progress() is None and not self._store.changed_since(base)
+        """It is the newest, and nothing was applied since: a delta may begin there.
+
+        A later one that is no different would else go on being the newest.
+        """
+        if self.progress() is not None or self._store.changed_since(base):
+            return False
+        newest = self._store.ancestors()[-1:]
+        return bool(newest) and newest[0].epoch == base
 
     def progress(self) -> bytes | None:
         """What `set_progress` was given last, as of the last commit."""

@@ -5,8 +5,8 @@ is, then what is gone) and *extents* (changed blocks of files, by (born, inode) 
 row).  Both can begin behind any of their positions, so a reader needs no long transaction: it reads
 page by page, and the order is fixed by the two snapshots, which are immutable.
 
-Inodes without a name (open but unlinked when the snapshot was taken) are not there: nobody could
-reach them on the other side.
+Inodes without a name (open but unlinked when the snapshot was taken) are not there, nor are their
+attributes: nobody could reach them on the other side.
 """
 
 from __future__ import annotations
@@ -124,6 +124,8 @@ class Delta:
                     if self._base and self._was_named(row[0]):
                         yield Change(sort, True, row[:width], position)
                     continue
+                if sort == "xattr" and not self._is_named(row[0]):
+                    continue
                 yield Change(sort, False, row, position)
 
     def _gone(
@@ -137,6 +139,10 @@ class Delta:
                     continue  # it was never there for the other side
                 if table.get_at(row[:width], self._target) is None:
                     yield Change(sort, True, row[:width], RowPosition(stage, *cursor))
+
+    def _is_named(self, ino: int) -> bool:
+        inode = self._new._inode(ino)
+        return inode is not None and inode.nlink > 0
 
     def _was_named(self, ino: int) -> bool:
         row = self._store.inodes.get_at((ino,), self._base)
@@ -153,7 +159,9 @@ class Delta:
             return rows, sum(extent.stop - extent.start for extent in extents if extent.layer)
         target = self._new.epoch
         rows = sum(table.sum_at("1", "1", target) for _, table in self._tables)
-        rows -= self._store.inodes.sum_at("1", "nlink = 0", target)
+        for row in self._store.inodes.scan_at("nlink = 0", (), target):
+            xattrs = self._store.xattrs.scan_at("ino = ?", (row[_INO],), target)
+            rows -= 1 + sum(1 for _ in xattrs)
         size = self._store.inodes.sum_at(f"MIN(layer_end * {BLOCK}, size)", _WITHOUT_LEAVES, target)
         for row in self._store.inodes.scan_at("leaves > 0 AND nlink > 0", (), target):
             extents = self._extents_of(Inode(*row), 0)

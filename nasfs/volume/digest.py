@@ -28,7 +28,7 @@ from blake3 import blake3
 
 from nasfs.volume.errors import CorruptionError, FsError, MediaError
 from nasfs.volume.table import RowValues, VersionedTable
-from nasfs.volume.types import BLOCK, REGION_BLOCKS, ROOT_INO, Epoch, Inode
+from nasfs.volume.types import BLOCK, REGION_BLOCKS, ROOT_INO, Epoch, Inode, Run
 from nasfs.volume.volume import Volume
 
 DIGEST = 16
@@ -296,6 +296,17 @@ class Digests:
         return b"".join(
             ZERO if piece.tobytes() == _ZEROS else blake3(piece).digest(DIGEST) for piece in pieces
         )
+
+    def mapped(self, ino: int) -> Iterator[Run]:
+        """Where the blocks of a file are, without holes."""
+        inode = self._view.getattr(ino)
+        stop = -(-inode.size // BLOCK)
+        first = 0
+        while (group := self._group_from(inode, first)) is not None:
+            first = group + 1
+            upto = min(first * GROUP_BLOCKS, stop)
+            runs = self._view.runs(inode, group * GROUP_BLOCKS, upto)
+            yield from (run for run in runs if run.layer)
 
     def path(self, ino: int) -> bytes | None:
         """A path of an inode, from the root without a first slash; None if nothing leads to it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from nasfs.volume.blockmap import LeafValue, base_value, expand, unmatched
 from nasfs.volume.store import Store
@@ -16,6 +16,9 @@ from nasfs.volume.types import REGION_BLOCKS, Run
 
 _NEVER = 1 << 62
 """`died` of live rows."""
+
+FEW = 4
+"""Maps that are read one by one before SQLite is asked which of the others are worth it."""
 
 ALL_REGIONS = 1 << 40
 """Behind the last region of any file."""
@@ -59,8 +62,12 @@ class Reach:
     def _views(self, without: int | None, *, live: bool) -> list[int]:
         """The epochs that views see; that of the live view, whose rows are written now, is last."""
         self._store.flush()
-        found: list[int] = [s.epoch for s in self._store.all_snapshots if s.epoch != without]
-        return [*found, self._store.epochs.current] if live else found
+        found: list[int] = [*self._store.snapshot_epochs]
+        if without is not None:
+            found.remove(without)
+        if live:
+            found.append(self._store.epochs.current)
+        return found
 
     def _unreached_by_level_2(
         self, left: list[Run], inodes: _Versions, views: Sequence[int]
@@ -87,13 +94,18 @@ class Reach:
     ) -> list[Run]:
         """The nearest views first, because they have most in common."""
         looked: set[tuple[int, ...]] = set()
-        for epoch in sorted(views, key=lambda view: abs(view - near)):
+        naming: set[tuple[int, ...]] | None = None
+        for epoch in _unlike(views, near, inodes, leaves):
             if not left:
                 break
             inode = inodes.at(epoch)
             if inode is None:
                 continue
             row = leaves.at(epoch)
+            if row is not None and naming is None and len(looked) >= FEW:
+                naming = self._rows_naming(ino, region, left) if _are_of_few(left) else {*leaves}
+            if row is not None and naming is not None and row not in naming:
+                continue
             identity = inode[1:3] if row is None else row[:1]
             if identity in looked:
                 continue
@@ -101,6 +113,19 @@ class Reach:
             value = base_value(region, *inode[1:3]) if row is None else self._leaf(ino, region, row)
             left = unmatched(region, value, left)
         return left
+
+    def _rows_naming(self, ino: int, region: int, wanted: Sequence[Run]) -> set[tuple[int, ...]]:
+        """Versions of a leaf row that may map some of these runs as wanted: told by SQLite."""
+        first = min(run.start for run in wanted) - region * REGION_BLOCKS
+        stop = max(run.stop for run in wanted) - region * REGION_BLOCKS
+        return {
+            row
+            for layer in {run.layer for run in wanted}
+            for rows in self._leaf_versions(
+                ino, region, region + 1, naming=layer, blocks=(first, stop)
+            ).values()
+            for row in rows
+        }
 
     def _leaf(self, ino: int, region: int, row: tuple[int, ...]) -> LeafValue:
         """The map of a version of a leaf row, by its `born`."""
@@ -180,18 +205,29 @@ class Reach:
         )
 
     def _leaf_versions(
-        self, ino: int, first: int, stop: int, *, naming: int | None = None
+        self,
+        ino: int,
+        first: int,
+        stop: int,
+        *,
+        naming: int | None = None,
+        blocks: tuple[int, int] = (0, REGION_BLOCKS),
     ) -> dict[int, _Versions]:
         """By region in [first, stop), without the maps: those are long.
 
         Args:
-            naming: only those whose map is this layer, or holds the bytes of its number.
+            naming: only those whose map is this layer, or holds the bytes of its number
+            blocks: within these blocks [start, stop) of the region.
         """
         values: tuple[int | bytes, ...]
         where, values = "ino = ? AND region >= ? AND region < ?", (ino, first, stop)
         if naming is not None:
-            where += " AND born >= ? AND (map = ? OR typeof(map) = 'blob' AND instr(map, ?))"
-            values = (*values, naming, naming, naming.to_bytes(4, "little"))
+            where += (
+                " AND born >= ? AND"
+                " (map = ? OR typeof(map) = 'blob' AND instr(substr(map, ?, ?), ?))"
+            )
+            start, length = 1 + 4 * blocks[0], 4 * (blocks[1] - blocks[0])
+            values = (*values, naming, naming, start, length, naming.to_bytes(4, "little"))
         rows = self._store.db.execute(
             f"SELECT born, region, {_NEVER} FROM leaf WHERE {where}"
             f" UNION ALL SELECT born, region, died FROM leaf_past WHERE {where}",
@@ -210,17 +246,48 @@ class _Versions:
         self._rows = sorted(rows)
         self._born = [row[0] for row in self._rows]
 
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        return iter(self._rows)
+
     def at(self, epoch: int) -> tuple[int, ...] | None:
         index = bisect_right(self._born, epoch) - 1
         if index < 0 or self._rows[index][-1] <= epoch:
             return None
         return self._rows[index]
 
+    def edges(self) -> Iterator[int]:
+        """Where another row, or none, begins to be seen."""
+        for row in self._rows:
+            yield row[0]
+            yield row[-1]
+
     def seen_by(self, views: Sequence[int]) -> list[tuple[int, ...]]:
         """Rows that any of these epochs (ascending) sees; costs the rows, not the views."""
         return [
             row for row in self._rows if bisect_left(views, row[0]) < bisect_left(views, row[-1])
         ]
+
+
+def _unlike(views: Sequence[int], near: int, *versions: _Versions) -> list[int]:
+    """Of all views (ascending) that see the same rows one, the nearest first.
+
+    Costs the rows, not the views.
+    """
+    edges = sorted({edge for one in versions for edge in one.edges()})
+    cuts = [bisect_left(views, edge) for edge in edges]
+    middle = bisect_left(views, near)
+    found = []
+    for first, stop in zip([0, *cuts], [*cuts, len(views)], strict=True):
+        if first < stop:
+            below = views[max(first, min(middle, stop) - 1)]
+            above = views[max(first, min(middle, stop - 1))]
+            found.append(min(below, above, key=lambda view: abs(view - near)))
+    return sorted(found, key=lambda view: abs(view - near))
+
+
+def _are_of_few(runs: Iterable[Run]) -> bool:
+    """Whether so few layers are asked for that SQLite finds them faster than we do."""
+    return len({run.layer for run in runs}) <= FEW
 
 
 def _regions_of(runs: Iterable[Run]) -> tuple[int, int]:

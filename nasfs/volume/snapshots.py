@@ -82,7 +82,7 @@ class Snapshots(Files):
         else:
             self._store.load_snapshots()
             self._store.kept.load()
-        epochs = [snapshot.epoch for snapshot in self._store.all_snapshots]
+        epochs = self._store.snapshot_epochs
         if self._store.kept.is_known:
             return self._store.kept.own(epochs)
         if self._store.writable:
@@ -399,18 +399,31 @@ class Snapshots(Files):
                 self._remove_orphan(self.getattr(ino))
         self.commit()
 
-    def inodes_changed_since(self, epoch: Epoch) -> Iterator[list[int]]:
-        """Live inodes with any row but names that is another than at a sealed epoch, by the page.
+    def commits_seen(self) -> int:
+        """Another number whenever somebody else has committed; for who has it open read-only."""
+        return int(self._store.db.execute("PRAGMA data_version").fetchone()[0])
+
+    def look_again(self) -> None:
+        """What was read when it was opened is as of the last commit; for who has it read-only."""
+        self._store.load_state()
+
+    def inodes_changed_since(self, epoch: Epoch, upto: int = FOREVER) -> Iterator[list[int]]:
+        """Inodes with any row but names that is another than at a sealed epoch, by the page.
 
         Also the removed ones, and perhaps more.  What changes while it is read may be missed.
+
+        Args:
+            upto: a later sealed epoch; the live view by default.
         """
         for table in (self._store.inodes, self._store.xattrs):
-            for page in touched(table, epoch, FOREVER):
+            for page in touched(table, epoch, upto):
                 yield [row[0] for row in page]
 
-    def entries_changed_since(self, epoch: Epoch) -> Iterator[list[tuple[int, bytes]]]:
+    def entries_changed_since(
+        self, epoch: Epoch, upto: int = FOREVER
+    ) -> Iterator[list[tuple[int, bytes]]]:
         """The same of entries: (directory, name), be it added, removed or another inode's."""
-        for page in touched(self._store.dirents, epoch, FOREVER):
+        for page in touched(self._store.dirents, epoch, upto):
             yield [(row[0], row[1]) for row in page]
 
 

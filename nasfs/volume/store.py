@@ -162,7 +162,8 @@ class Store:
                 " ORDER BY epoch"
             )
         ]
-        self.epochs.newest = self.all_snapshots[-1].epoch if self.all_snapshots else 0
+        self.snapshot_epochs = [snapshot.epoch for snapshot in self.all_snapshots]
+        self.epochs.newest = self.snapshot_epochs[-1] if self.snapshot_epochs else 0
         self.sealed = {s.epoch: s for s in self.all_snapshots if s.state is SnapshotState.SEALED}
         self.sealed_names = {s.name: s for s in self.sealed.values()}
         rollbacks = self.db.execute("SELECT epoch, target FROM rollback").fetchall()
@@ -172,6 +173,7 @@ class Store:
     def add_snapshot(self, snapshot: Snapshot) -> None:
         """The live view was sealed just now: what `load_snapshots` would find, without reading."""
         self.all_snapshots.append(snapshot)
+        self.snapshot_epochs.append(snapshot.epoch)
         self.epochs.newest = self._newest_ancestor = snapshot.epoch
         if snapshot.state is SnapshotState.SEALED:
             self.sealed[snapshot.epoch] = self.sealed_names[snapshot.name] = snapshot

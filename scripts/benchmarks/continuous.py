@@ -48,11 +48,16 @@ class Line:
 
 
 class Load(threading.Thread):
-    """Overwrites a part of one file at random and replaces small files, as fast as it can."""
+    """Overwrites a part of one file at random and replaces small files.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        pace: so many writes a second, at most; 0: as fast as it can.
+    """
+
+    def __init__(self, root: Path, pace: float = 0) -> None:
         super().__init__(daemon=True)
         self._root = root
+        self._pause = 1 / pace if pace else 0.0
         self._chance = random.Random(4)
         self._done = threading.Event()
         self.count = 0
@@ -68,6 +73,8 @@ class Load(threading.Thread):
                     self._one(fd)
                     self.worst = max(self.worst, time.perf_counter() - began)
                     self.count += 1
+                    if self._pause:
+                        self._done.wait(self._pause)
             finally:
                 os.close(fd)
         except BaseException as exc:
@@ -176,11 +183,18 @@ def main() -> None:
         "--age", type=float, default=0,
         help="let the tiers end so many times sooner (default: the whole run is an hour)",
     )  # fmt: skip
+    parser.add_argument(
+        "--writes", type=float, default=0, help="a second, at most (default: as many as it can)"
+    )
     parser.add_argument("--report", type=float, default=0, help="seconds (default: ten in all)")
     parser.add_argument("--dir", type=Path, help="where (default: memory, if there is enough)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the figures")
     options = parser.parse_args()
-    if options.seconds <= 0 or options.every <= 0 or options.age < 0 or options.report < 0:
+    if (
+        options.seconds <= 0
+        or options.every <= 0
+        or min(options.age, options.report, options.writes) < 0
+    ):
         parser.error("these are numbers above 0")
     shorter = options.age or max(1.0, 3600 / options.seconds)
     tiers = [(every * options.every, age / shorter) for every, age in TIERS]
@@ -206,7 +220,7 @@ def main() -> None:
         )
         up.callback(take_down, home / "mnt")
         (home / "mnt/file").write_bytes(b"f" * FILE)
-        load = Load(home / "mnt")
+        load = Load(home / "mnt", options.writes)
         load.start()
         say("".join(f"{word:>10}" for word in HEADS))
         try:
