@@ -8,14 +8,12 @@ import pytest
 
 from tests.ganesha import OUTSIDE, ganesha, is_here
 from tests.node_world import NodeWorld
-from tests.pair_world import paired
+from tests.role_world import LOSE, made_pair
 
 pytestmark = [
     pytest.mark.mount,
     pytest.mark.skipif(not is_here(), reason="nfs-ganesha-vfs is not installed"),
 ]
-
-LOSE = ("--force", "--lose-unreplicated")
 
 
 def files_of(node: NodeWorld) -> tuple[Path, Path, Path]:
@@ -24,7 +22,7 @@ def files_of(node: NodeWorld) -> tuple[Path, Path, Path]:
 
 
 def test_handles_outlive_ganesha_the_mount_and_a_failover(tmp_path: Path) -> None:
-    with paired(tmp_path, volumes=("home",)) as pair:
+    with made_pair(tmp_path, "home") as pair:
         a, b = pair.a, pair.b
         for node in (a, b):
             conf = files_of(node)[1]
