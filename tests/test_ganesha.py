@@ -8,14 +8,12 @@ import pytest
 
 from tests.ganesha import OUTSIDE, ganesha, is_here
 from tests.node_world import NodeWorld
-from tests.role_world import made_pair
+from tests.role_world import LOSE, made_pair
 
 pytestmark = [
     pytest.mark.mount,
     pytest.mark.skipif(not is_here(), reason="nfs-ganesha-vfs is not installed"),
 ]
-
-LOSE = ("--force", "--lose-unreplicated")
 
 
 def files_of(node: NodeWorld) -> tuple[Path, Path, Path]:
