@@ -16,6 +16,8 @@ import msgspec
 # What a peer may send at all: whoever decodes these types from the wire gets nothing else.
 Ino = Annotated[int, msgspec.Meta(ge=1, lt=1 << 40)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Cookie = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+"""Others have to follow it."""
 Small = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Nanoseconds = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Name = Annotated[bytes, msgspec.Meta(min_length=1, max_length=255)]
@@ -60,7 +62,7 @@ class DirentRow(msgspec.Struct, frozen=True, array_like=True, tag="d", gc=False)
 
     parent: Ino
     name: Name
-    cookie: Count
+    cookie: Cookie
     ino: Ino
     kind: Small
 

@@ -1,9 +1,10 @@
 """The main job, for real, on one machine: run by scripts/quickstart.
 
-Two nodes, A and B, live below one folder.  A volume is made and mounted on A and filled with
-a real tree; it is snapshotted, paired with B and replicated; then much is changed and the delta
-replicated; A is killed; B takes over; and every path of B's mount is compared with what A's
-snapshot holds.  Only the `nasfs` command is used, as an administrator would.
+Two nodes, A and B, live below one folder.  A volume is made and mounted on A, filled with a real
+tree and shared by Samba, if that is installed; it is snapshotted, paired with B and replicated;
+then much is changed and the delta replicated; A is killed; B takes over, and serves clients of A;
+and every path of B's mount is compared with what A's snapshot holds.  Only the `nasfs` command is
+used, as an administrator would.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parent))
+from quickstart_samba import Samba, user_of_this_machine
 
 NASFS = Path(sys.executable).with_name("nasfs")
 FILES_WANTED = 20_000
@@ -309,10 +313,10 @@ def differences(one: Path, other: Path) -> tuple[int, int, list[str]]:
             left, right = os.lstat(a), os.lstat(b)
         except FileNotFoundError:
             continue
-        for field in FIELDS:
-            if getattr(left, field) != getattr(right, field):
-                values = f"{getattr(left, field)} and {getattr(right, field)}"
-                found.append(f"{path!r}: {field} is {values}")
+        for name in FIELDS:
+            if getattr(left, name) != getattr(right, name):
+                values = f"{getattr(left, name)} and {getattr(right, name)}"
+                found.append(f"{path!r}: {name} is {values}")
         names = os.listxattr(a, follow_symlinks=False)
         if sorted(names) != sorted(os.listxattr(b, follow_symlinks=False)):
             found.append(f"{path!r}: other extended attributes")
@@ -364,12 +368,42 @@ def transfer_figures(node: Node) -> str:
     return f"{shown['rows_done']} rows, {data} of file data, {wire} on the wire"
 
 
-def tell(a: Node, b: Node) -> None:
+@dataclass
+class Clients:
+    """The Sambas of both nodes, and who comes as a client; without Samba none."""
+
+    sambas: dict[str, Samba] = field(default_factory=dict)
+    user: str = ""
+    password: str = ""
+
+    def prepare(self, nodes: tuple[Node, ...]) -> None:
+        self.user = user_of_this_machine()
+        for node in nodes if self.user else ():
+            samba = self.sambas[node.name] = Samba(node.name, node.root, node.home / "samba")
+            samba.prepare()
+            if not self.password:
+                self.password = samba.add(self.user)  # on A alone
+            samba.start()
+
+    def read(self, node: Node, path: str) -> bytes:
+        try:
+            return self.sambas[node.name].read("office", path, self.user, self.password, node.home)
+        except RuntimeError as exc:
+            raise Problem(f"reading {path} from {node.name} by SMB: {exc}") from exc
+
+    def stop(self) -> None:
+        for samba in self.sambas.values():
+            samba.stop()
+
+
+def tell(a: Node, b: Node, clients: Clients) -> None:
     """Everything up to the verdict.  Raises `Problem`."""
     volume, replica = a.root / "srv/nasfs/tank/home", b.root / "srv/nasfs/safe/home"
     with Step("two nodes, each with a daemon and a pool") as step:
-        for node, pool in ((a, "tank"), (b, "safe")):
+        for node in (a, b):
             node.run("node", "init", "--name", node.name, "--listen", f"127.0.0.1:{node.port}")
+        clients.prepare((a, b))
+        for node, pool in ((a, "tank"), (b, "safe")):
             node.start()
             node.run("pool", "create", pool, str(node.home / "pool"))
         step.figures = f"A on port {a.port}, B on port {b.port}"
@@ -379,6 +413,12 @@ def tell(a: Node, b: Node) -> None:
     with Step("a real tree copied into it (cp -a)") as step:
         files, used = fill(volume, step)
         step.figures = f"{files} files, {size(used)}"
+    if clients.user:
+        with Step("shared by Samba, a file read as a client") as step:
+            (volume / "letter").write_text("read by whoever may\n")
+            a.run("share", "add", "office", "tank/home", "--user", clients.user, "--read-only")
+            count = len(clients.read(a, "letter"))
+            step.figures = f"{count} bytes as {clients.user}, from A"
     with Step("a snapshot of its group") as step:
         a.run("group", "create", "office", "tank/home")
         a.run("snapshot", "create", "office@monday")
@@ -408,6 +448,12 @@ def tell(a: Node, b: Node) -> None:
         refusal = b.run("failover", "office", fails=True).splitlines()[0]
         b.run("failover", "office", "--force", "--lose-unreplicated")
         step.figures = "refused without naming the loss, done with it; mounted read-write"
+    if clients.user:
+        with Step("the same file read as a client, from B, with the same password") as step:
+            same = clients.read(b, "letter") == (replica / "letter").read_bytes()
+            step.figures = f"as {clients.user}; the share and the account came from A"
+            if not same:
+                raise Problem("a client of B reads something else")
     held = a.home / "snapshot"
     held.mkdir()
     with Step("B compared with A's snapshot") as step:
@@ -462,11 +508,13 @@ def main() -> int:
     began = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="nasfs-quickstart-", dir="/var/tmp"))
     nodes = Node("a", home / "a", free_port()), Node("b", home / "b", free_port())
+    home.chmod(0o711)  # clients come as another user
     for node in nodes:
         node.home.mkdir()
+    clients = Clients()
     console.print(f"[bold]nasfs quickstart[/] in {home}")
     try:
-        tell(*nodes)
+        tell(*nodes, clients)
     except Problem as problem:
         console.print(f"[bold red]FAILED[/] {problem}")
         verdict = 1
@@ -479,6 +527,7 @@ def main() -> int:
         )
         verdict = 0
     finally:
+        clients.stop()
         if keep:
             nodes[0].start()
             look_around(*nodes)

@@ -59,12 +59,21 @@ def render_export(placed: Placed) -> str:
         f"Filesystem_Id = {nfs.filesystem_id or filesystem_id(share.volume, share.directory)};",
         "Access_Type = None;",
         f"Protocols = {', '.join(map(str, nfs.versions))};",
-        *(f"{line.strip()};" for line in nfs.ganesha),
+        *(f"{line.strip()};" for line in (*_unless_said(nfs.ganesha), *nfs.ganesha)),
         "FSAL { Name = VFS; fsid_type = Major64; }",
     ]
     for client in nfs.clients:
         lines += ["CLIENT {", *(f"    {line}" for line in _client(client)), "}"]
     return "EXPORT {\n" + "".join(f"    {line}\n" for line in lines) + "}\n"
+
+
+FRESH = "Attr_Expiration_Time = 0"
+"""Else what others change, by SMB or locally, is not seen for a minute."""
+
+
+def _unless_said(lines: Iterable[str]) -> tuple[str, ...]:
+    names = {line.partition("=")[0].strip().casefold() for line in lines}
+    return () if "attr_expiration_time" in names else (FRESH,)
 
 
 def _client(client: NfsClient) -> Iterator[str]:
@@ -275,7 +284,7 @@ def _export(block: Block, values: dict[str, tuple[str, ...]], export_id: int) ->
         filesystem_id="".join(values.get("filesystem_id", ())),
         pseudo=" ".join(values.get("pseudo", ())),
         versions=versions,
-        ganesha=extra,
+        ganesha=tuple(line for line in extra if line != FRESH),
     )
 
 

@@ -67,16 +67,36 @@ def decode_payload(data: bytes) -> Payload:
             hint="install the same release of nasfs on both nodes",
         )
     try:
-        return msgspec.json.decode(data[len(HEAD) :], type=Payload)
-    except (msgspec.ValidationError, msgspec.DecodeError) as exc:
+        payload = msgspec.json.decode(data[len(HEAD) :], type=Payload)
+    except (msgspec.ValidationError, msgspec.DecodeError):
         # What it says may quote what it read.
-        raise Failed("the partner's share configuration cannot be read") from exc
+        raise Failed("the partner's share configuration cannot be read") from None
+    if not _is_possible(payload):
+        raise Failed("the partner's share configuration has numbers that cannot be")
+    return payload
+
+
+def _is_possible(payload: Payload) -> bool:
+    accounts = payload.accounts
+    numbers = [
+        *(number for user in accounts.users for number in (user.uid, user.gid)),
+        *(group.gid for group in accounts.groups),
+        *(account.rid for account in payload.smb_accounts),
+    ]
+    return all(0 <= number < (1 << 32) - 1 for number in numbers) and (
+        not payload.machine_sid or _is_sid(payload.machine_sid)
+    )
+
+
+def _is_sid(text: str) -> bool:
+    return bool(_SID.fullmatch(text)) and all(int(n) < 1 << 32 for n in text.split("-")[4:])
 
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+_SID = re.compile(r"S-1-5-21-[0-9]{1,10}-[0-9]{1,10}-[0-9]{1,10}")
 _HASHES = re.compile(r"[^:\n]*:[^:\n]*:\[[^]\n]*\]:[^:\n]*:")
 
 

@@ -82,7 +82,7 @@ nfses = st.builds(
     filesystem_id=st.sampled_from(["", "7.9"]),
     pseudo=st.sampled_from(["", "/nfs/x y"]),
     versions=st.sampled_from([(3, 4), (4,), (3,)]),
-    ganesha=st.sampled_from([(), ("PrefRead = 65536", "Attr_Expiration_Time = 0")]),
+    ganesha=st.sampled_from([(), ("PrefRead = 65536", "Attr_Expiration_Time = 30")]),
 )
 names = st.sampled_from(["office", "Büro", "a b", "x$", "team-1"])
 directories = st.sampled_from(["", "a", "a/b c", "Grüße & #1; = [x]", "tab'le", "(x)"])

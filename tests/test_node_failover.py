@@ -245,7 +245,6 @@ def test_what_is_replicated_is_protected(pair: Pair) -> None:
         ("snapshot", "create", "safe/home@mine"),
         ("volume", "destroy", "safe/home", "--lose-data"),
         ("pair", "remove"),
-        ("mount", "safe/home", str(b.root)),
     ):
         b.fails(3, *words)
 

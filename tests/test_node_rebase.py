@@ -132,3 +132,18 @@ def test_each_volume_of_a_group_is_compared_and_repaired(pair: Pair) -> None:
     done = a.nasfs("replication", "verify", "both", "--repair")
     assert (done.returncode, "is paused" in done.stderr) == (3, True)
     assert snapshots(a, "both") == before  # nothing half done
+
+
+def test_a_repair_waits_for_a_transfer_that_is_under_way(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    here = a.mountpoint("tank/home")
+    (here / "f").write_bytes(os.urandom(20_000))
+    pair.replicate("one")
+    flip(layer(b, (here / "f").stat().st_ino), 100)
+    a.run("replication", "set", "office", "--rate", "1M")
+    (here / "large").write_bytes(os.urandom(6 * MIB))
+    a.run("snapshot", "create", "office@two")
+    wait_until(lambda: a.json("replication", "show", "office")["bytes_done"] > MIB, "it is sent")
+    assert "equal on both sites" in a.run("replication", "verify", "office", "--repair")
+    assert snapshots(b, "safe/home")[:2] == ["one", "two"]
+    assert verified(a, 0) == []

@@ -48,6 +48,8 @@ def test_there_and_back_again_without_a_loss(pair: Pair) -> None:
     assert picture(there) == expected
     assert (b.mountpoint("safe/work") / "w").read_text() == "in the other volume"
     assert "not the original primary" in b.fails(3, "failback", "office")
+    had = len(a.json("snapshot", "list", "tank/home"))
+    assert a.json("replication", "reception", "office")["keep_least"] == had  # none is retired
 
     (there / "made on b").write_text("x")
     b.run("snapshot", "create", "office@on-b")

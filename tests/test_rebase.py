@@ -7,6 +7,7 @@ import stat
 from contextlib import closing, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nasfs.volume import (
@@ -23,6 +24,7 @@ from nasfs.volume import (
     volume_path,
 )
 from replication.endpoint import Progress, SnapshotRef
+from replication.errors import RemoteProtocolError
 from replication.local import VolumeSink
 from replication.rebase import RebaseSource
 from replication.verify import Difference, compare
@@ -162,3 +164,37 @@ def changed(difference: Difference) -> set[str]:
     assert difference.theirs is not None
     both = zip(FIELDS, difference.ours.numbers, difference.theirs.numbers, strict=True)
     return {name for name, one, two in both if one != two}
+
+
+def test_odd_questions_are_answered_or_refused(pool: Pool) -> None:
+    create_volume(pool, "v", size=1 << 40)
+    path = volume_path(pool, "v")
+    with open_volume(path) as volume:
+        volume.mknod(ROOT_INO, b"f", stat.S_IFREG, uid=0, gid=0)
+        volume.seal("s")
+    most = (1 << 48) - 1
+    asked: list[dict[str, object]] = [
+        {"type": "parts", "after": [most, -1, most]},
+        {"type": "facts", "page": most, "after": most},
+        {"type": "entries", "ino": most, "after": b"\xff" * 10_000},
+        {"type": "blocks", "ino": most, "first": most, "stop": 0},
+        {"type": "blocks", "ino": 256, "first": most, "stop": most},
+        {"type": "blocks", "ino": ROOT_INO, "first": 0, "stop": most},
+        {"type": "path", "ino": most},
+    ]
+    refused: list[dict[str, object]] = [
+        {"type": "parts", "after": [1, 2]},
+        {"type": "parts", "after": [-1, 0, 0]},
+        {"type": "facts", "page": most + 1, "after": 0},
+        {"type": "blocks", "ino": 256, "first": -1, "stop": 5},
+        {"type": "nothing"},
+        {},
+    ]
+    with closing(LocalWitness(path, "s")) as witness:
+        for ask in asked:
+            body = {"volume": "v", "snapshot": "s", "ask": ask}
+            assert witness.answer(read_question(msgspec.msgpack.encode(body)))
+    for ask in refused:
+        body = {"volume": "v", "snapshot": "s", "ask": ask}
+        with pytest.raises(RemoteProtocolError):
+            read_question(msgspec.msgpack.encode(body))

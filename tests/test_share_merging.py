@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -291,6 +292,41 @@ def test_what_a_tool_refuses_stops_nothing_and_is_told(node: Node, machine: Mach
     take_over(node, group)
     assert attention(node) == []
     assert sorted(machine.smb) == ["alice", "bob", "carol"]
+
+
+def test_what_can_not_be_taken_away_is_tried_again_and_told_once(
+    node: Node, machine: Machine
+) -> None:
+    before = machine.picture(node)
+    staged(node)
+    take_over(node, set_role(node, "home", "failed-over", 2))
+    group = set_role(node, "home", "passive", 3)
+    machine.refuses = "userdel"
+    for _ in range(3):
+        assert any("userdel refuses" in line for line in hand_back(node, group))
+    assert node.shares.all() == ()
+    assert any("user" in line or "alice" in line for line in attention(node))
+    events = [event for event in node.state.events() if event.kind == "shares handed back"]
+    assert len(events) == 1
+    machine.refuses = ""
+    hand_back(node, group)
+    assert machine.picture(node) == before
+    assert attention(node) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"machine_sid": "S-1-5-21-1-2-3\n"},
+        {"machine_sid": "S-1-5-21-1-2-99999999999"},
+        {"smb_accounts": (SmbAccount(name="a", rid=1 << 32),)},
+        {"accounts": Accounts(users=(User(name="a", uid=-1, gid=1),))},
+        {"accounts": Accounts(groups=(LocalGroup(name="a", gid=(1 << 32) - 1),))},
+    ],
+)
+def test_what_cannot_be_is_not_staged(node: Node, damage: dict[str, Any]) -> None:
+    with pytest.raises(Failed, match="cannot be"):
+        stage(node, node.state.group("home"), encode_payload(Payload(**damage)), "s")
 
 
 def test_what_another_merge_needs_is_left_to_it(node: Node, machine: Machine) -> None:

@@ -166,7 +166,7 @@ def show(group: str, as_json: Json = False) -> None:
             ("last success", view.last_success or "never"),
             ("latest transfer", f"{view.rows_done} rows, {render_size(view.bytes_done)}, "
              f"{render_size(view.wire_bytes)} on the wire, {view.seconds:.1f} s"),
-            ("compression", view.compression),
+            ("compression", view.compression + (f", level {view.level} now" if view.level else "")),
             ("priority", f"{view.priority} %"),
             ("rate", f"{render_rate(view.rate)} a second" if view.rate else ""),
             *(("window", window) for window in view.windows),

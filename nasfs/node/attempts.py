@@ -38,10 +38,12 @@ class Attempts:
     """What is waiting to be sent, when it was last looked at."""
     asked: trio.Event = field(default_factory=trio.Event)
     urgent: trio.Event = field(default_factory=trio.Event)
-    rebase: bool = False
-    """The next attempts send what differs in the contents, until one has done it."""
-    rebasing: bool = False
-    """The present one does."""
+    rebase: int = 0
+    """So often it was asked that what differs in the contents is sent; 0: it was, or nobody did."""
+    rebasing: int = 0
+    """What `rebase` was when the present attempt began; not 0: it does that."""
+    ended: trio.Event = field(default_factory=trio.Event)
+    """Of the present attempt."""
     pause_s: float = BACKOFF_S[0]
     _at: tuple[float, int] = (0.0, 0)
 
@@ -56,6 +58,7 @@ class Attempts:
         """An attempt begins: it sees all that was asked for until now."""
         self.asked, self.urgent = trio.Event(), trio.Event()
         self.under_way, self.rebasing = True, self.rebase
+        self.ended = trio.Event()
         self.begun += 1
         self.next_try_ns = 0
         self._at = (trio.current_time(), 0)
@@ -63,13 +66,15 @@ class Attempts:
     def end(self, outcome: Done | Held | Failure) -> float:
         """An attempt has ended; so many seconds to wait before the next."""
         self.under_way, self.running = False, None
+        self.ended.set()
         pause = 0.0
         match outcome:
             case Done():
                 self.pause_s, self.bytes_waiting = BACKOFF_S[0], 0
-                self.rebase = self.rebase and not self.rebasing
+                self._forget_rebase()
             case Failure():
-                self.rebase = self.rebase and (outcome.transient or not self.rebasing)
+                if not outcome.transient:
+                    self._forget_rebase()
                 pause = self.pause_s
                 self.pause_s = min(pause * 2, BACKOFF_S[1])
                 if outcome.transient:
@@ -77,6 +82,11 @@ class Attempts:
         if not isinstance(outcome, Held):
             self.finished = self.begun
         return pause
+
+    def _forget_rebase(self) -> None:
+        """It was done, or can't be; unless it was asked for again since it began."""
+        if self.rebase == self.rebasing:
+            self.rebase = 0
 
     def note(self, running: Running) -> None:
         """Progress; the rate is that of the last few seconds."""

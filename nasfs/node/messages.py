@@ -444,6 +444,8 @@ class ReplicationView(msgspec.Struct, frozen=True):
     """Bytes on the wire in a second, lately."""
     ratio: float
     """Bytes before compression for each byte on the wire, lately."""
+    level: int
+    """Of compression, while something is sent; 0: none."""
     eta: str | None
     """When all that is waiting will be there, windows and limits considered; null: not known."""
     rpo: str

@@ -240,6 +240,7 @@ class Outgoing:
                 seconds=time.monotonic() - self._began,
                 bytes_left=max(0, account.total.bytes - account.done.bytes),
                 snapshots_left=left - (sent if len(self._rows) == 1 else 0),
+                level=account.level,
             )
         )
 

@@ -93,6 +93,7 @@ def replication_view(
         lag_bytes=size if active or not waiting or attempts.bytes_waiting else None,
         rate_now=round(attempts.rate if active else 0.0, 1),
         ratio=round(attempts.ratio, 2),
+        level=running.level if active else 0,
         eta=when(eta) if eta else None,
         rpo=judge_rpo(made.rpo_s, now, common.time_ns if common else None, newest_ns, eta),
         clock_skew_s=round(common.skew_ns / 1e9, 1) if common else 0.0,

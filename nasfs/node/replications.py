@@ -144,7 +144,7 @@ async def run_now(services: Services, body: ReplicationRun, params: Params) -> R
     group, made = await services.run(made_replication, params["group"])
     check_sends(services.node, group, made)
     if body.rebase:
-        services.replicator.of(group.uuid).rebase = True
+        services.replicator.of(group.uuid).rebase += 1
         services.node.note("rebase asked for", group.name)
     asked = services.replicator.ask(group.uuid)
     view = await services.run(replication_view, services.replicator, group, made)

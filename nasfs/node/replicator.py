@@ -110,7 +110,7 @@ class Replicator:
         if group is None or group.role != "active":
             return Failure(f"the group is {group.role if group else 'gone'}", exit_code=3)
         assert self._senders is not None
-        order = msgspec.structs.replace(sending.order, rebase=attempts.rebasing)
+        order = msgspec.structs.replace(sending.order, rebase=attempts.rebasing > 0)
         sender = await self._senders.begin(group, order)
         outcome = await self._hear(sender, group_uuid, attempts, sending)
         if outcome is None and sender.kept and attempts.running is None:

@@ -19,6 +19,8 @@ class Running(msgspec.Struct, frozen=True, tag="running"):
     bytes_left: int = 0
     """Of everything that was waiting when it last looked, the present snapshot included."""
     snapshots_left: int = 0
+    level: int = 0
+    """Of compression, now; 0: none."""
 
 
 class Both(msgspec.Struct, frozen=True, tag="both"):

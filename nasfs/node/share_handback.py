@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from nasfs.errors import NasError
+from nasfs.errors import Failed, NasError
 from nasfs.fuse.identity import IdentityMap
+from sharecfg.accounts import Group as LocalGroup
 from sharecfg.unmerge import plan_undo
 
 from . import account_tools as tools
@@ -42,10 +43,10 @@ def hand_back(node: Node, group: Group) -> list[str]:
 
 
 def _hand_back(node: Node, group: Group) -> list[str]:
-    merge = merge_of(node, group.uuid)
-    if merge == Merge():
+    before = merge_of(node, group.uuid)
+    if before == Merge():
         return []
-    merge, told = _undo_shares(node, group, merge)
+    merge, told = _undo_shares(node, group, before)
     merge = _leave_to_others(node, group, merge)
     problems: list[str] = []
     samba = Samba.of(node)
@@ -54,12 +55,19 @@ def _hand_back(node: Node, group: Group) -> list[str]:
     )
     members = _those_left(problems, merge.members, lambda pair: tools.remove_member(*pair))
     users = _those_left(problems, merge.users, tools.remove_user)
-    groups = _those_left(problems, merge.groups, tools.remove_group)
+
+    def remove_group(one: LocalGroup) -> None:
+        if any(user.gid == one.gid for user in users):
+            raise Failed("it is the group of a user who stays")
+        tools.remove_group(one)
+
+    groups = _those_left(problems, merge.groups, remove_group)
     left = Merge(
         merge.origin, groups, users, members, smb, problems=tuple(problems)
     )  # fmt: skip
     keep(node, group.uuid, left)
-    node.note("shares handed back", group.name, "; ".join([*told, *problems]))
+    if left != before:  # else it was tried again, in vain
+        node.note("shares handed back", group.name, "; ".join([*told, *problems]))
     return [*told, *problems]
 
 

@@ -10,8 +10,9 @@ import trio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from nasfs.errors import NasError
+from nasfs.errors import Refused
 
+from .attempts import Attempts
 from .children import Child, command, environment
 from .lines import TYPE
 from .messages import Nothing, ReplicationView
@@ -21,6 +22,8 @@ from .services import Services
 from .snapshots import take_snapshot
 from .verify_messages import VerifyRequest
 
+WAIT_S = 60.0
+"""So long a transfer that is under way may take before a repair is refused (seconds)."""
 END_S = 10.0
 """So long the process may take to end when nobody listens any more (seconds)."""
 
@@ -41,14 +44,31 @@ async def repair(services: Services, body: Nothing, params: Mapping[str, str]) -
     group, made = await services.run(made_replication, params["group"])
     check_sends(services.node, group, made)
     attempts = services.replicator.of(group.uuid)
-    before, attempts.rebase = attempts.rebase, True  # before the snap group could go by itself
+    attempts.rebase += 1  # so that the snap group can't go by itself, as an ordinary delta
     try:
+        await _wait_for_ordinary(attempts, group.name)
         name = f"repair-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         await services.run(take_snapshot, f"{group.name}@{name}")
         return await run_now(services, ReplicationRun(rebase=True), params)
-    except NasError:
-        attempts.rebase = before
+    except BaseException:
+        attempts.rebase = max(0, attempts.rebase - 1)
         raise
+
+
+async def _wait_for_ordinary(attempts: Attempts, group: str) -> None:
+    """Until no attempt is under way that began before it was asked to send what differs.
+
+    Raises:
+        Refused: it takes too long.
+    """
+    with trio.move_on_after(WAIT_S) as patience:
+        if attempts.under_way and not attempts.rebasing:
+            await attempts.ended.wait()
+    if patience.cancelled_caught:
+        raise Refused(
+            f"group {group} is being sent, and a repair begins after that",
+            hint=f"nasfs replication run {group} --wait; or pause and resume it",
+        )
 
 
 class ProcessResponse(Response):
