@@ -11,7 +11,7 @@ from nasfs.errors import NasError
 
 from .context import Node
 from .drill_table import Phase
-from .drills import end, problems, settle
+from .drills import end, is_held, problems, settle
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,17 @@ def _end(node: Node, ident: str, why: str) -> None:
 async def keep_drills(node: Node) -> None:
     """Until cancelled: the holds follow the leases, as soon as a receiver lets a volume go."""
     while True:
-        await trio.to_thread.run_sync(let_go, node)
+        try:
+            await trio.to_thread.run_sync(let_go, node)
+        except (NasError, OSError) as exc:  # a volume that can't be read is told elsewhere
+            log.warning("holds of test failovers: %s", exc)
         await trio.sleep(SETTLE_EVERY_S)
 
 
 def let_go(node: Node) -> None:
-    """Release the holds of what is over, on volumes that nobody has in his hands now."""
+    """Release the holds of what is over, and hold what runs, once nobody has the volumes."""
     for drill in node.drills.all():
         if drill.phase is Phase.RELEASING and settle(node, drill):
             node.drills.forget(drill)
+        elif drill.phase is Phase.RUNNING and not is_held(node, drill):
+            settle(node, drill)

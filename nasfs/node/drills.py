@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from nasfs.errors import ConfigError, Failed, NasError, Refused
-from nasfs.volume import Snapshot, VolumeBusy, open_volume
+from nasfs.volume import Access, Snapshot, VolumeBusy, open_volume
 
 from .context import Node
 from .drill_clone import (
@@ -30,7 +30,7 @@ from .drill_files import probe_files
 from .drill_messages import CloneView, DrillStart, DrillView
 from .drill_samba import names, served, start_smbd
 from .drill_smb_probes import probe_shares
-from .drill_table import Drill, DrillVolume, Phase, Stage
+from .drill_table import HOLDER, Drill, DrillVolume, Phase, Stage
 from .engine import info
 from .messages import when
 from .outgoing import complete, grouped
@@ -203,6 +203,19 @@ def settle(node: Node, drill: Drill) -> bool:
             log.warning("holds of %s: %s", row.name, exc)
             done = False
     return done
+
+
+def is_held(node: Node, drill: Drill) -> bool:
+    """Whether the holds of a test are in its volumes already; none that is gone counts."""
+    guids = {volume.guid for volume in drill.volumes}
+    for row in rows_of(node, drill):
+        with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+            here = guids & {snapshot.guid for snapshot in volume.snapshots()}
+            holds = volume.all_holds()
+        for guid in here:
+            if all(hold.owner != HOLDER for hold in holds.get(guid, [])):
+                return False
+    return True
 
 
 def stop(node: Node, name: str) -> DrillView:
