@@ -39,7 +39,7 @@ async def keep_shares(node: Node, changed: Callable[[str], object]) -> None:
             await trio.to_thread.run_sync(_keep, node)
             now = await trio.to_thread.run_sync(_by_group, node)
             for group, shares in now.items():
-                if before is not None and before.get(group, shares) != shares:
+                if before is not None and before.get(group, ()) != shares:
                     changed(group)
             before = now
             told = ""
