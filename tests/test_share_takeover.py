@@ -148,6 +148,7 @@ def test_the_same_users_may_the_same_after_a_failover(base: Path) -> None:
         a.start()  # and back: it is the secondary, then the primary again
         wait_until(lambda: a.json("group", "show", "office")["role"] == "stale", "stepping down")
         b.run("failback-join", "office")
+        b.run("replication", "run", "office", "--wait")
         a.run("failback", "office")
         wait_until(lambda: b.json("share", "list") == before[0], "shares are handed back")
         wait_until(lambda: (b.etc / "passwd").read_text() == before[1], "accounts are, too")
