@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from nasfs.cli.main import run
-from nasfs.node import agreeing, failover, rejoining, yielding
+from nasfs.node.roles import agreeing, failover, rejoining, yielding
 
 LEASE = "NASFS_TEST_LEASE_S"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from nasfs.node import hooks
-from nasfs.node.hooks import OUTPUT_MAX, HookEnd, run_hook
+from nasfs.node.policy import hooks
+from nasfs.node.policy.hooks import OUTPUT_MAX, HookEnd, run_hook
 from nasfs.schedule.policy import Hook
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nasfs.node.places import Places
-from nasfs.node.receivers import MODULE, announce, take_over, withdraw
+from nasfs.node.receiving.receivers import MODULE, announce, take_over, withdraw
 
 VOLUME = "v-1"
 DEAF = "import signal, sys; signal.signal(15, signal.SIG_IGN); print(flush=True); sys.stdin.read()"

@@ -13,15 +13,15 @@ import msgspec
 import pytest
 import trio
 
-from nasfs.node import taking
 from nasfs.node.context import Node
 from nasfs.node.database import _SCHEMA, APPLICATION_ID, VERSION, Database
 from nasfs.node.groups import make_group
 from nasfs.node.inventory import make_pool, make_volume
 from nasfs.node.messages import PoolCreate, VolumeCreate
 from nasfs.node.places import Places
-from nasfs.node.policies import PolicyRow
-from nasfs.node.scheduler import Scheduler
+from nasfs.node.policy import taking
+from nasfs.node.policy.policies import PolicyRow
+from nasfs.node.policy.scheduler import Scheduler
 from nasfs.node.setup import init_node
 from nasfs.node.snapshots import (
     destroy_snapshots,

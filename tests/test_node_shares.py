@@ -14,8 +14,8 @@ import yaml
 from nasfs.errors import Refused
 from nasfs.node.context import Node
 from nasfs.node.places import Places
-from nasfs.node.share_files import HEAD, HostDisk, Server, replace_file, share_files
-from nasfs.node.sharing import activate
+from nasfs.node.shares.share_files import HEAD, HostDisk, Server, replace_file, share_files
+from nasfs.node.shares.sharing import activate
 from sharecfg.exports import parse_exports
 from sharecfg.ganesha import parse_ganesha
 from sharecfg.samba import parse_samba
@@ -290,8 +290,8 @@ def test_killed_at_any_step_a_server_reads_the_old_or_the_new(node: SharingNode)
 
 
 def test_a_refused_text_is_never_activated(tmp_path: Path) -> None:
-    from nasfs.node.share_files import ShareFile
-    from nasfs.node.share_servers import check_text
+    from nasfs.node.shares.share_files import ShareFile
+    from nasfs.node.shares.share_servers import check_text
 
     main = tmp_path / "smb.conf"
     main.write_text("[global]\n")

@@ -15,8 +15,8 @@ from nasfs.node.context import Node
 from nasfs.node.places import Places
 from nasfs.node.records import Group
 from nasfs.node.setup import init_node
-from nasfs.node.smb_accounts import Samba
-from nasfs.node.staging import KEPT, forget, history, payload_of, stage, staged_directory
+from nasfs.node.shares.smb_accounts import Samba
+from nasfs.node.shares.staging import KEPT, forget, history, payload_of, stage, staged_directory
 from sharecfg.payload import Payload, encode_payload
 from tests.node_world import NodeWorld, wait_until
 from tests.smb import make_accounts

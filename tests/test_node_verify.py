@@ -202,12 +202,12 @@ def test_an_interrupted_comparison_leaves_nothing_behind(pair: Pair) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
-        wait_until(lambda: processes("nasfs.node.verify", a.root), "it compares")
+        wait_until(lambda: processes("nasfs.node.comparing.verify", a.root), "it compares")
         command.send_signal(signal.SIGINT)
         said, _ = command.communicate(timeout=30)
         assert command.returncode != 0
         assert b"Traceback" not in said
-        wait_until(lambda: not processes("nasfs.node.verify", a.root), "its process ends")
+        wait_until(lambda: not processes("nasfs.node.comparing.verify", a.root), "its process ends")
     finally:
         b.daemon.send_signal(signal.SIGCONT)
     assert verified(a, 0) == []

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from nasfs.node import senders
 from nasfs.node.context import Node
-from nasfs.node.orders import Order
 from nasfs.node.places import Places
 from nasfs.node.records import Group
-from nasfs.node.senders import Sender, Senders
+from nasfs.node.sending import senders
+from nasfs.node.sending.orders import Order
+from nasfs.node.sending.senders import Sender, Senders
 from tests.node_world import NodeWorld, wait_until
 from tests.test_node_failover import Pair, picture
 from tests.test_node_failover import pair as pair  # the fixture
 from tests.test_soak_nodes import processes_of
 
-SEND, RECEIVE = "nasfs.node.send", "nasfs.node.receive"
+SEND, RECEIVE = "nasfs.node.sending.send", "nasfs.node.receiving.receive"
 
 
 def parent_of(pid: int) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from nasfs.node.context import Node
 from nasfs.node.places import Places
-from nasfs.node.staging import stage
+from nasfs.node.shares.staging import stage
 from sharecfg.model import Nfs, NfsClient, Share, Smb
 from sharecfg.payload import Payload, encode_payload
 from tests.node_world import NodeWorld, wait_until

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from nasfs.node.governor import Governor
-from nasfs.node.lag import arrival, judge_rpo
-from nasfs.node.reports import Running
-from nasfs.node.watchdog import STALL_S, Watchdog
+from nasfs.node.sending.governor import Governor
+from nasfs.node.sending.lag import arrival, judge_rpo
+from nasfs.node.sending.reports import Running
+from nasfs.node.sending.watchdog import STALL_S, Watchdog
 from replication.link import SECOND_NS, Calendar, LinkClosed
 from replication.plan import Retention, SnapGroup, plan_snap_groups
 

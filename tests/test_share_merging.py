@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 
 from nasfs.errors import Failed
-from nasfs.node import account_tools, local_accounts, smb_accounts
 from nasfs.node.context import Node
 from nasfs.node.database import Database
 from nasfs.node.groups import make_group
 from nasfs.node.inventory import make_pool, make_volume
-from nasfs.node.merges import attention, identity_map, merge_of
 from nasfs.node.messages import PoolCreate, VolumeCreate
 from nasfs.node.places import Places
 from nasfs.node.records import Group
 from nasfs.node.setup import init_node
-from nasfs.node.share_handback import hand_back
-from nasfs.node.share_takeover import preview, take_over
-from nasfs.node.share_travel import capture
-from nasfs.node.staging import stage
+from nasfs.node.shares import account_tools, local_accounts, smb_accounts
+from nasfs.node.shares.merges import attention, identity_map, merge_of
+from nasfs.node.shares.share_handback import hand_back
+from nasfs.node.shares.share_takeover import preview, take_over
+from nasfs.node.shares.share_travel import capture
+from nasfs.node.shares.staging import stage
 from sharecfg.accounts import Accounts, User
 from sharecfg.accounts import Group as LocalGroup
 from sharecfg.document import render_document

@@ -80,8 +80,8 @@ def strike(pair: Pair, chance: random.Random) -> str:
         return kind
     node, word = {
         "mount": (pair.a, "mount"),
-        "sender": (pair.a, "nasfs.node.send"),
-        "receiver": (pair.b, "nasfs.node.receive"),
+        "sender": (pair.a, "nasfs.node.sending.send"),
+        "receiver": (pair.b, "nasfs.node.receiving.receive"),
     }[kind]
     for pid in processes_of(node, word):
         os.kill(pid, signal.SIGKILL)

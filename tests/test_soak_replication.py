@@ -113,7 +113,7 @@ class Sites:
 
     def measure_memory(self) -> None:
         for node in (self.a, self.b):
-            for word in ("run", "mount", "nasfs.node.send", "nasfs.node.receive"):
+            for word in ("run", "mount", "nasfs.node.sending.send", "nasfs.node.receiving.receive"):
                 for pid in processes_of(node, word):
                     self.memory[word].append(resident(pid))
 
@@ -137,9 +137,9 @@ class Sites:
                 node.kill()
                 node.start()
             case "sender":
-                kill_all(processes_of(self.a, "nasfs.node.send"))
+                kill_all(processes_of(self.a, "nasfs.node.sending.send"))
             case "receiver":
-                kill_all(processes_of(self.b, "nasfs.node.receive"))
+                kill_all(processes_of(self.b, "nasfs.node.receiving.receive"))
             case "window":
                 self.a.run("replication", "window", "add", "office", *CLOSED)
                 wait_until(lambda: self.view("state") == "waiting", "the window is closed")

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 
 from nasfs.fuse.mountpoint import find_mount, process_of, watch
-from nasfs.node import drill_clone, drill_samba, drills
 from nasfs.node.context import Node
-from nasfs.node.drill_files import probe_files
-from nasfs.node.drill_keeper import clear_leftovers, let_go
-from nasfs.node.drill_messages import DrillStart
-from nasfs.node.drill_table import HOLDER, Drills, Phase, Probe
+from nasfs.node.drills import drill_clone, drill_samba, drills
+from nasfs.node.drills.drill_files import probe_files
+from nasfs.node.drills.drill_keeper import clear_leftovers, let_go
+from nasfs.node.drills.drill_messages import DrillStart
+from nasfs.node.drills.drill_table import HOLDER, Drills, Phase, Probe
 from nasfs.node.places import Places
-from nasfs.node.smb_accounts import Samba
-from nasfs.node.staging import stage
+from nasfs.node.shares.smb_accounts import Samba
+from nasfs.node.shares.staging import stage
 from nasfs.node.words import VolumeName
 from nasfs.volume import Access as VolumeAccess
 from nasfs.volume import open_volume

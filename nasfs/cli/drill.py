@@ -13,7 +13,7 @@ from nasfs.errors import ConfigError
 from .session import DryRun, Json, client, path, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
-    from nasfs.node.drill_messages import DrillView
+    from nasfs.node.drills.drill_messages import DrillView
 
 app = typer.Typer(
     help="Test failover: writable clones of a snap group, shared and tried, and thrown away.",
@@ -45,7 +45,7 @@ def start(
     as_json: Json = False,
 ) -> None:
     """Make a group's clones here, share and try them; exit 1 if something did not work."""
-    from nasfs.node.drill_messages import DrillStart, DrillView
+    from nasfs.node.drills.drill_messages import DrillStart, DrillView
 
     address, port = _split(listen)
     body = DrillStart(
@@ -63,7 +63,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """The test that is there, or the report of the latest."""
-    from nasfs.node.drill_messages import DrillView
+    from nasfs.node.drills.drill_messages import DrillView
 
     if group:
         _print(client().get(_url(group), DrillView), as_json)
@@ -84,7 +84,7 @@ def show(
 @app.command()
 def stop(group: str, as_json: Json = False) -> None:
     """Take it away: mounts, smbd, holds, and all that was written into the clones."""
-    from nasfs.node.drill_messages import DrillView
+    from nasfs.node.drills.drill_messages import DrillView
 
     view = client().post(f"{_url(group)}/stop", DrillView, timeout_s=LONG_S)
     if as_json:

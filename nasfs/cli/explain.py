@@ -96,7 +96,7 @@ def _of_volume(thing: str) -> Iterator[Explanation]:
 def _of_group(thing: str) -> Iterator[Explanation]:
     from nasfs.node.client import group_url, replication_url
     from nasfs.node.messages import GroupView, ReplicationView
-    from nasfs.node.replication_messages import ReasonView
+    from nasfs.node.sending.replication_messages import ReasonView
 
     view = client().get(group_url(thing), GroupView)
     yield Explanation(thing, f"{view.role} on this node, in term {view.term}")

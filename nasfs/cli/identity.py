@@ -20,7 +20,7 @@ def list_(
     target: Annotated[str, typer.Argument(metavar="POOL/VOLUME|GROUP")], as_json: Json = False
 ) -> None:
     """Who owns files, who is named by their ACLs, as of the newest snapshot."""
-    from nasfs.node.identities import IdentityView
+    from nasfs.node.shares.identities import IdentityView
 
     views = client().get("/v1/identities", list[IdentityView], target=target)
     if as_json:
@@ -38,7 +38,7 @@ def list_(
 @app.command()
 def check(group: Annotated[str, typer.Argument(metavar="GROUP")], as_json: Json = False) -> None:
     """Ask the partner whom the same names and numbers mean there; exit 1 if that would go wrong."""
-    from nasfs.node.identities import IdentityCheckView
+    from nasfs.node.shares.identities import IdentityCheckView
 
     view = client().get(f"/v1/identities/check/{quote(group, safe='')}", IdentityCheckView)
     if as_json:

@@ -13,7 +13,7 @@ from replication.link import make_window, render_rate
 from .session import Json, client, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
-    from nasfs.node.replication_messages import ReceptionView
+    from nasfs.node.sending.replication_messages import ReceptionView
 
 windows = typer.Typer(help="When a group may be sent.", no_args_is_help=True)
 
@@ -47,7 +47,7 @@ def set_(
     """Change what is named; it counts at once, for a transfer under way, too."""
     from nasfs.node.client import replication_url
     from nasfs.node.messages import ReplicationView
-    from nasfs.node.replication_messages import ReplicationSet
+    from nasfs.node.sending.replication_messages import ReplicationSet
 
     body = ReplicationSet(compression, max_snapshots, priority, rate, max_lag, rpo)
     if body == ReplicationSet():
@@ -67,7 +67,7 @@ def add_window(
     """Send only in this window and the other ones of the group."""
     from nasfs.node.client import replication_url
     from nasfs.node.messages import ReplicationView
-    from nasfs.node.replication_messages import WindowAdd
+    from nasfs.node.sending.replication_messages import WindowAdd
 
     window = make_window(days, start, stop, rate, zone)
     client().post(f"{replication_url(group)}/windows", ReplicationView, WindowAdd(str(window)))
@@ -77,7 +77,7 @@ def add_window(
 def list_windows(group: str, as_json: Json = False) -> None:
     """The windows of a group; none: it may send always."""
     from nasfs.node.client import replication_url
-    from nasfs.node.replication_messages import WindowView
+    from nasfs.node.sending.replication_messages import WindowView
 
     views = client().get(f"{replication_url(group)}/windows", list[WindowView])
     if as_json:
@@ -105,7 +105,7 @@ def remove_window(
     """Take a window away; without any, the group may send always."""
     from nasfs.node.client import replication_url
     from nasfs.node.messages import ReplicationView
-    from nasfs.node.replication_messages import WindowRemove
+    from nasfs.node.sending.replication_messages import WindowRemove
 
     if everyone == bool(number) or number < 0:
         raise ConfigError("which window?", hint="a number of `window list`, or --all")
@@ -124,7 +124,7 @@ def link(
     as_json: Json = False,
 ) -> None:
     """Show or change what all groups share of the link to the partner."""
-    from nasfs.node.replication_messages import LinkSet, LinkView
+    from nasfs.node.sending.replication_messages import LinkSet, LinkView
 
     if rate is None and transfers is None:
         view = client().get("/v1/link", LinkView)
@@ -149,7 +149,7 @@ def history(
 ) -> None:
     """The latest transfers of a group, newest first."""
     from nasfs.node.client import replication_url
-    from nasfs.node.replication_messages import PastView
+    from nasfs.node.sending.replication_messages import PastView
 
     views = client().get(f"{replication_url(group)}/history", list[PastView], limit=str(limit))
     if as_json:
@@ -168,7 +168,7 @@ def history(
 def explain(group: str, as_json: Json = False) -> None:
     """Why the partner is not up to date: every reason, and what to do about it."""
     from nasfs.node.client import replication_url
-    from nasfs.node.replication_messages import ReasonView
+    from nasfs.node.sending.replication_messages import ReasonView
 
     views = client().get(f"{replication_url(group)}/reasons", list[ReasonView])
     if as_json:
@@ -192,7 +192,7 @@ def reception(
     as_json: Json = False,
 ) -> None:
     """On the receiving node: show or change what it keeps of a group, by its own rules."""
-    from nasfs.node.replication_messages import ReceptionSet, ReceptionView
+    from nasfs.node.sending.replication_messages import ReceptionSet, ReceptionView
 
     url = f"/v1/receptions/{check_name(group, 'group')}"
     if keep_least is None and keep_most is None:

@@ -11,13 +11,13 @@ from nasfs.node.words import render_size
 from .session import Json, client, print_fields, print_json
 
 if TYPE_CHECKING:
-    from nasfs.node.readiness_messages import ReadinessView
+    from nasfs.node.roles.readiness_messages import ReadinessView
 
 
 def readiness(group: str, as_json: Json = False) -> None:
     """Would a failover to this node work now, and what would it lose; exit 1 if it would not."""
     from nasfs.node.client import group_url
-    from nasfs.node.readiness_messages import ReadinessView
+    from nasfs.node.roles.readiness_messages import ReadinessView
 
     view = client().get(f"{group_url(group)}/readiness", ReadinessView)
     if as_json:

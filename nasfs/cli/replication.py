@@ -84,7 +84,7 @@ def run(
     """Replicate what is waiting now."""
     from nasfs.node.client import replication_url
     from nasfs.node.messages import DeltaView, ReplicationView
-    from nasfs.node.replication_messages import ReplicationRun
+    from nasfs.node.sending.replication_messages import ReplicationRun
 
     if rebase and dry_run:
         verify.show_rebase(group, as_json=as_json)

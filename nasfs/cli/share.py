@@ -17,7 +17,7 @@ from .session import DryRun, Json, client, path, print_fields, print_json, print
 from .share_options import ShareOptions, apply
 
 if TYPE_CHECKING:
-    from nasfs.node.share_messages import ShareView
+    from nasfs.node.shares.share_messages import ShareView
 
 app = typer.Typer(help="Shares: what Samba and NFS export.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME")]
@@ -36,7 +36,7 @@ def add(
     """Share a volume, or a directory in it: by SMB or, with --nfs, by NFS; with both, by both."""
     from msgspec.structs import replace
 
-    from nasfs.node.share_messages import ShareCreate, ShareView
+    from nasfs.node.shares.share_messages import ShareCreate, ShareView
     from sharecfg.model import Share, Smb
 
     of, directory = _place(volume)
@@ -62,7 +62,7 @@ def set_(
     """Change what is named; the rest stays."""
     from msgspec.structs import replace
 
-    from nasfs.node.share_messages import ShareSet, ShareView
+    from nasfs.node.shares.share_messages import ShareSet, ShareView
 
     old = _get(name).share
     of, directory = _place(volume) if volume else (old.volume, old.directory)
@@ -82,7 +82,7 @@ def _place(text: str) -> tuple[str, str]:
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """All shares, and whether they are served."""
-    from nasfs.node.share_messages import ShareView
+    from nasfs.node.shares.share_messages import ShareView
 
     views = client().get("/v1/shares", list[ShareView])
     if as_json:
@@ -141,7 +141,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Take shares from a file of `share export`, or from the configuration of a server."""
-    from nasfs.node.share_messages import ImportView, ShareImport
+    from nasfs.node.shares.share_messages import ImportView, ShareImport
 
     body = ShareImport(str(file), format, _read(file), instead, dry_run)
     view = client().post("/v1/shares/import", ImportView, body)
@@ -183,7 +183,7 @@ def render(server: Server) -> None:
 @app.command()
 def connect(server: Server, dry_run: DryRun = False, as_json: Json = False) -> None:
     """Add one line to your smb.conf or ganesha.conf, that includes what nasfs writes."""
-    from nasfs.node.share_messages import ConnectView, ShareConnect
+    from nasfs.node.shares.share_messages import ConnectView, ShareConnect
 
     view = client().post("/v1/shares/connect", ConnectView, ShareConnect(server, dry_run))
     if as_json:
@@ -196,7 +196,7 @@ def connect(server: Server, dry_run: DryRun = False, as_json: Json = False) -> N
 
 
 def _get(name: str) -> ShareView:
-    from nasfs.node.share_messages import ShareView
+    from nasfs.node.shares.share_messages import ShareView
 
     return client().get(f"/v1/shares/show/{quote(name, safe='')}", ShareView)
 

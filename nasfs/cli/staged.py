@@ -22,7 +22,7 @@ def staged(
     import yaml
     from msgspec import to_builtins
 
-    from nasfs.node.staging_views import StagedView
+    from nasfs.node.shares.staging_views import StagedView
 
     query = {"number": str(number)} if number is not None else {}
     view = client().get(f"/v1/staged/{quote(group, safe='')}", StagedView, **query)

@@ -15,7 +15,7 @@ from nasfs.node.words import check_name, render_size
 from .session import Json, client, warn
 
 if TYPE_CHECKING:
-    from nasfs.node.verify_messages import FindingView, VerifiedView, VerifyRequest
+    from nasfs.node.comparing.verify_messages import FindingView, VerifiedView, VerifyRequest
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare both sites' snapshots, each read from its own disks; exit code 1 if they differ."""
-    from nasfs.node.verify_messages import VerifyRequest
+    from nasfs.node.comparing.verify_messages import VerifyRequest
 
     check_name(group, "group")
     if repair and (snapshot or as_json):
@@ -53,8 +53,8 @@ def verify(
 def _repair(group: str) -> VerifiedView:
     """Have it sent what differs, and compare again."""
     from nasfs.node.client import replication_url
+    from nasfs.node.comparing.verify_messages import VerifyRequest
     from nasfs.node.messages import ReplicationView
-    from nasfs.node.verify_messages import VerifyRequest
 
     from .progress import wait_for_attempt
 
@@ -69,7 +69,7 @@ def _repair(group: str) -> VerifiedView:
 
 def show_rebase(group: str, *, as_json: bool) -> None:
     """What a rebase would send: this site's newest snap group against the partner's newest."""
-    from nasfs.node.verify_messages import VerifyRequest
+    from nasfs.node.comparing.verify_messages import VerifyRequest
 
     compare_sites(group, VerifyRequest(newest=True), as_json=as_json)
 
@@ -83,7 +83,13 @@ def compare_sites(group: str, request: VerifyRequest, *, as_json: bool) -> Verif
     import msgspec
 
     from nasfs.node.client import ApiError, replication_url
-    from nasfs.node.verify_messages import Comparing, FailedLine, FindingView, Line, VerifiedView
+    from nasfs.node.comparing.verify_messages import (
+        Comparing,
+        FailedLine,
+        FindingView,
+        Line,
+        VerifiedView,
+    )
 
     from .progress import check_display
 

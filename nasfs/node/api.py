@@ -19,25 +19,10 @@ from starlette.routing import Route as HttpRoute
 from nasfs.errors import ConfigError, NasError
 from replication.errors import ReplicationError
 
-from . import (
-    failover,
-    groups,
-    inventory,
-    links,
-    pairing,
-    parting,
-    partner_daemon,
-    readiness,
-    receptions,
-    replication_views,
-    replications,
-    schedules,
-    snapshots,
-    status,
-    verifying,
-    versions,
-)
-from .drill_routes import DRILLS
+from . import groups, inventory, pairing, snapshots, status, versions
+from .comparing import verifying
+from .comparing.verify_messages import VerifyRequest
+from .drills.drill_routes import DRILLS
 from .lines import LinesResponse
 from .messages import (
     DiffCounts,
@@ -73,7 +58,11 @@ from .messages import (
     VolumeSet,
 )
 from .part_messages import ReplicationDelete
-from .replication_messages import (
+from .policy import schedules
+from .receiving import partner_daemon, receptions
+from .roles import failover, parting, readiness
+from .sending import links, replication_views, replications
+from .sending.replication_messages import (
     LinkSet,
     ReceptionSet,
     ReplicationRun,
@@ -82,8 +71,7 @@ from .replication_messages import (
     WindowRemove,
 )
 from .services import Services, mount_volume, unmount_volume
-from .share_routes import SHARES
-from .verify_messages import VerifyRequest
+from .shares.share_routes import SHARES
 from .words import VolumeName, check_name
 
 log = logging.getLogger(__name__)

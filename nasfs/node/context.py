@@ -12,13 +12,13 @@ from nasfs.errors import Failed
 from .bond import Bond
 from .config import Config, read_config
 from .database import Database
-from .drill_table import Drills
+from .drills.drill_table import Drills
 from .places import Places
-from .policies import Policies
+from .policy.policies import Policies
 from .records import VolumeRow
-from .share_table import Shares
+from .sending.traffic_state import TrafficState
+from .shares.share_table import Shares
 from .state import State
-from .traffic_state import TrafficState
 
 
 class MountPhase(Enum):

@@ -16,22 +16,22 @@ from hypercorn.typing import Framework
 from .api import make_app
 from .context import Node
 from .daemon_lock import only_daemon
-from .drill_keeper import clear_leftovers, keep_drills, stop_drills
+from .drills.drill_keeper import clear_leftovers, keep_drills, stop_drills
 from .inventory import adopt_volumes, sweep_pools
-from .listener import listen
-from .loss import hear_partner
 from .places import Places
-from .replications import ask_if_wanted
-from .replicator import Replicator
-from .scheduler import Scheduler
+from .policy.scheduler import Scheduler
+from .receiving.listener import listen
+from .roles.loss import hear_partner
+from .roles.watch import step_down_of, watch_partner
+from .roles.yielding import take_back_leftovers, take_back_unheard
+from .sending.replications import ask_if_wanted
+from .sending.replicator import Replicator
+from .sending.traffic import Traffic
 from .services import Services
-from .share_keeper import keep_shares
+from .shares.share_keeper import keep_shares
 from .snap_groups import settle_leftovers
 from .sockets import bind_unix
 from .supervisor import Supervisor
-from .traffic import Traffic
-from .watch import step_down_of, watch_partner
-from .yielding import take_back_leftovers, take_back_unheard
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from nasfs.errors import NasError, Refused
 
-from . import staging
 from .context import Node
 from .engine import info
 from .inventory import check_active
 from .messages import GroupView, when
-from .progress import describe, how_to_finish
 from .records import Group, VolumeRow
+from .roles.progress import describe, how_to_finish
+from .shares import staging
 from .state import new_uuid
 from .words import check_name, parse_volume
 

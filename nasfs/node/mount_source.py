@@ -19,8 +19,8 @@ from .config import read_config
 from .context import Node
 from .engine import PING_S
 from .inventory import check_writable
-from .merges import identity_map
 from .places import Places
+from .shares.merges import identity_map
 from .words import parse_volume
 
 

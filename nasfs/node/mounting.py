@@ -35,7 +35,7 @@ def mount_volume(
     from nasfs.fuse.mount import mount_in_background, run_mount
 
     from .inventory import check_writable, is_received
-    from .merges import identity_map
+    from .shares.merges import identity_map
 
     with Node.open(places) as node:
         row = node.state.volume(name)

@@ -14,8 +14,8 @@ from .context import MountPhase, Node
 from .engine import end_server
 from .inventory import check_writable, volume_view
 from .messages import VolumeView
-from .replicator import Replicator
-from .scheduler import Scheduler
+from .policy.scheduler import Scheduler
+from .sending.replicator import Replicator
 from .supervisor import Supervisor
 from .words import VolumeName
 

@@ -21,8 +21,8 @@ from .context import Node
 from .engine import change, info, reclaim_all
 from .inventory import check_active, check_writable
 from .messages import HoldView, SnapshotView, when
-from .progress import change_under_way
 from .records import HOLDER, Group, VolumeRow
+from .roles.progress import change_under_way
 from .snap_groups import take_snap_group
 from .state import new_uuid
 from .words import Target, check_name, parse_snapshot, parse_target

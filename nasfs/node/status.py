@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import nasfs
 
-from . import drills, groups, inventory, merges, pairing, schedules, share_travel
+from . import groups, inventory, pairing
 from .context import Node
+from .drills import drills
 from .messages import EventView, GroupView, ReplicationView, StatusView, VolumeView, when
-from .replication_views import SKEW_S, replication_views
-from .replicator import Replicator
-from .scheduler import Scheduler
+from .policy import schedules
+from .policy.scheduler import Scheduler
+from .sending.replication_views import SKEW_S, replication_views
+from .sending.replicator import Replicator
+from .shares import merges, share_travel
 
 
 def status_view(node: Node, replicator: Replicator, scheduler: Scheduler) -> StatusView:

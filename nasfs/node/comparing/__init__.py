@@ -1,0 +1,1 @@
+"""Comparing both sites' snapshots, from each side's own disks."""

@@ -1,0 +1,1 @@
+"""Test failovers: writable clones of what has arrived, shared and tried, then thrown away."""

@@ -1,0 +1,1 @@
+"""Snapshot policies in the daemon: when they run, what they take, what of it stays."""

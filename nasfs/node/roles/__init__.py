@@ -1,0 +1,1 @@
+"""Who is primary: switchover, failover, failback, join, rollback, and readiness for them."""

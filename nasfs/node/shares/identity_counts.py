@@ -1,0 +1,27 @@
+"""Which numbers the files of a group's volumes use: counted once for each newest snapshot."""
+
+from __future__ import annotations
+
+import msgspec
+
+from nasfs.volume import Access, IdentityCounts, newest_counts, open_volume
+
+from ..context import Node
+from ..records import VolumeRow
+
+
+def volume_counts(node: Node, row: VolumeRow) -> IdentityCounts:
+    """Of the newest snapshot; without one, of what is committed.
+
+    Costs what changed since the snapshot that was counted last, if that is still there.
+    """
+    stored = node.database.row("SELECT guid, body FROM identity_count WHERE volume = ?", row.uuid)
+    known = {stored[0]: msgspec.json.decode(stored[1], type=IdentityCounts)} if stored else {}
+    with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
+        guid, counts = newest_counts(volume, known)
+    if guid and guid not in known:
+        node.database.do(
+            "INSERT OR REPLACE INTO identity_count VALUES (?, ?, ?)",
+            row.uuid, guid, msgspec.json.encode(counts).decode(),
+        )  # fmt: skip
+    return counts
