@@ -342,7 +342,9 @@ async def _execute(services: Services, group: Group, work: Work, step: Step) -> 
             await services.run(merge_staged, group.uuid)
         case Action.REPLICATE:
             await services.run(_replicate, group, work)
-            services.replicator.poke()
+            now = node.state.find_group(group.uuid)
+            if now is not None and now.role == Role.ACTIVE.value:  # else it could but fail
+                services.replicator.poke()
         case Action.BECOME_ACTIVE:
             await services.run(_take_role, group.uuid, Role.ACTIVE, step.term)
             services.replicator.ask(group.uuid)
