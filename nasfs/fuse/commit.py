@@ -34,7 +34,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RECLAIM_S = 0.005
-"""So long space is given back (seconds) before requests have their turn, and as long again."""
+"""So long space is given back (seconds) before requests have their turn."""
+
+MOST_ITEMS = 64
+"""Layers given back, or parts of inodes of a destroyed snapshot, in one step of that."""
 
 MAX_PASSES = 4
 SHORT_S = 0.05
@@ -133,6 +136,7 @@ class Committer:
         self._wanted = trio.Event()
         self._committed = trio.Event()
         self._threads = trio.CapacityLimiter(2)
+        self._items = 1
         self.rounds = 0
         """Rounds that ended well, for statistics."""
 
@@ -220,28 +224,32 @@ class Committer:
         while True:
             committed = self._committed
             await self._gate.wait_open()
-            while (took := self._reclaim()) is not None:
-                await trio.sleep(took)
+            while self._reclaim():
+                await trio.lowlevel.checkpoint()
                 await self._gate.wait_open()
             await committed.wait()
 
-    def _reclaim(self) -> float | None:
-        """One turn; how long it took (seconds), or None if there is nothing more to do for now."""
-        began = trio.current_time()
-        took = 0.0
+    def _reclaim(self) -> bool:
+        """One turn; False if there is nothing more to do for now."""
+        began = now = trio.current_time()
         try:
-            while took < RECLAIM_S:
-                if not self._volume.reclaim_step(1):
-                    return None
-                took = trio.current_time() - began
+            while now < began + RECLAIM_S:
+                if not self._volume.reclaim_step(self._items):
+                    return False
+                before, now = now, trio.current_time()
+                # A step costs something by itself; and an item may be a part of a huge map.
+                if now - before > RECLAIM_S:
+                    self._items = max(1, self._items // 2)
+                elif now - before < RECLAIM_S / 4:
+                    self._items = min(MOST_ITEMS, self._items * 2)
         except MediaError as exc:  # out of space, for instance: the next commit tries again
             log.error("reclaim waits for the next commit: %s", exc)
-            return None
+            return False
         except Exception as exc:
             log.critical("reclaim failed", exc_info=True)
             self._volume.go_read_only(f"reclaim failed: {exc}")
-            return None
-        return took
+            return False
+        return True
 
     def _join(self) -> _Round:
         self._wanted.set()

@@ -20,6 +20,9 @@ _NEVER = 1 << 62
 FEW = 4
 """Maps that are read one by one before SQLite is asked which of the others are worth it."""
 
+NARROW = 32
+"""Blocks, likewise: in a longer piece of a map SQLite's search takes longer than ours."""
+
 ALL_REGIONS = 1 << 40
 """Behind the last region of any file."""
 
@@ -103,7 +106,7 @@ class Reach:
                 continue
             row = leaves.at(epoch)
             if row is not None and naming is None and len(looked) >= FEW:
-                naming = self._rows_naming(ino, region, left) if _are_of_few(left) else {*leaves}
+                naming = self._rows_naming(ino, region, left) if _are_few(left) else {*leaves}
             if row is not None and naming is not None and row not in naming:
                 continue
             identity = inode[1:3] if row is None else row[:1]
@@ -285,9 +288,10 @@ def _unlike(views: Sequence[int], near: int, *versions: _Versions) -> list[int]:
     return sorted(found, key=lambda view: abs(view - near))
 
 
-def _are_of_few(runs: Iterable[Run]) -> bool:
-    """Whether so few layers are asked for that SQLite finds them faster than we do."""
-    return len({run.layer for run in runs}) <= FEW
+def _are_few(runs: Sequence[Run]) -> bool:
+    """Whether so little is asked for that SQLite finds it faster than we do: it reads each byte."""
+    length = max(run.stop for run in runs) - min(run.start for run in runs)
+    return length <= NARROW and len({run.layer for run in runs}) == 1
 
 
 def _regions_of(runs: Iterable[Run]) -> tuple[int, int]:
