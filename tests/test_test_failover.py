@@ -66,6 +66,8 @@ def traces(node: NodeWorld) -> list[str]:
                 found.append(line.decode(errors="replace").replace("\0", " "))
     with Node.open(Places(node.root)) as opened:
         found += [f"row {drill.id}: {drill.phase}" for drill in opened.drills.all()]
+        ended = opened.drills.reports()
+        found += [str(drill.samba) for drill in ended if drill.samba.exists()]
         for row in opened.state.volumes():
             with open_volume(opened.volume_path(row), VolumeAccess.READ_ONLY) as volume:
                 for guid, holds in volume.all_holds().items():

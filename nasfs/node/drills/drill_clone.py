@@ -154,7 +154,7 @@ def clear_clones(drill: Drill) -> None:
     left = _mounts_below(Path(drill.mountpoint), Path(drill.home), Path(drill.space))
     if left:
         raise Failed(f"{left[0]} is still mounted", hint="nasfs test-failover stop, again")
-    for directory in (Path(drill.space), Path(drill.home)):
+    for directory in (Path(drill.space), Path(drill.home), drill.samba):
         shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
         Path(drill.home).parent.rmdir()  # the last one takes the common directory along

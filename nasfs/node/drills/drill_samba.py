@@ -34,15 +34,15 @@ START_S = 30.0
 TDB_LOCK = 168
 """From this byte on a tdb is locked by who changes all of it."""
 DIRECTORIES = {
-    "private dir": "p",
-    "lock directory": "l",
-    "state directory": "s",
-    "cache directory": "c",
-    "pid directory": "i",
-    "ncalrpc dir": "r",
-    "binddns dir": "b",
+    "private dir": "private",
+    "lock directory": "lock",
+    "state directory": "state",
+    "cache directory": "cache",
+    "pid directory": "pid",
+    "ncalrpc dir": "ncalrpc",
+    "binddns dir": "binddns",
 }
-"""Short names: the paths of sockets have 107 characters at most."""
+"""Where they are below `Drill.samba`."""
 _NOT_TAKEN = (
     "include", "config backend", "registry shares", "smb ports", "interfaces", "log file",
     "logging", "bind interfaces only", "disable netbios", "usershare path", "passdb backend",
@@ -88,15 +88,16 @@ def start_smbd(node: Node, drill: Drill) -> int:
     main = main_conf(node)
     assert main is not None, "served() has looked"
     conf = conf_of(drill)
-    conf.parent.mkdir(mode=0o700)
+    for directory in (conf.parent, drill.samba):
+        directory.mkdir(mode=0o700)
     for name in DIRECTORIES.values():
-        (conf.parent / name).mkdir()
+        (drill.samba / name).mkdir()
     port = drill.port or _free_port(drill.listen)
-    conf.write_text(_globals(main, conf.parent, drill.listen, port) + "\n" + _sections(node, drill))
+    conf.write_text(_globals(main, drill, port) + "\n" + _sections(node, drill))
     done = run_tool(["testparm", "-s", str(conf)])
     if done.returncode != 0:
         raise Failed(f"testparm refuses the test's smb.conf: {done.stderr.strip()[-500:]}")
-    _take_accounts(main, conf)
+    _take_accounts(main, drill)
     take_staged_accounts(node, drill, conf)
     with (Path(drill.home) / "smbd.log").open("ab") as log:
         process = subprocess.Popen(
@@ -110,7 +111,7 @@ def start_smbd(node: Node, drill: Drill) -> int:
     return port
 
 
-def _globals(main: Path, home: Path, listen: str, port: int) -> str:
+def _globals(main: Path, drill: Drill, port: int) -> str:
     """[global] of the node, with places and network of the test's own."""
     known = run_tool(["testparm", "-s", str(main)])
     if known.returncode != 0:
@@ -124,25 +125,25 @@ def _globals(main: Path, home: Path, listen: str, port: int) -> str:
     ]
     own = {
         "smb ports": str(port),
-        "interfaces": listen,
+        "interfaces": drill.listen,
         "bind interfaces only": "yes",
         "disable netbios": "yes",
-        "log file": str(home / "log.smbd"),
+        "log file": str(conf_of(drill).parent / "log.smbd"),
         "load printers": "no",
         "printcap name": "/dev/null",
         "disable spoolss": "yes",
-        "passdb backend": _backend(main, home),
-        **{name: str(home / short) for name, short in DIRECTORIES.items()},
+        "passdb backend": _backend(main, drill),
+        **{name: str(drill.samba / place) for name, place in DIRECTORIES.items()},
     }
     return "\n".join(["[global]", *lines, *(f"    {key} = {own[key]}" for key in own)]) + "\n"
 
 
-def _backend(main: Path, home: Path) -> str:
+def _backend(main: Path, drill: Drill) -> str:
     """A copy of local accounts; others are asked for where they are."""
     told = _told(main, "passdb backend")
     if told and not told.startswith("tdbsam"):
         return told
-    return f"tdbsam:{home / 'p/passdb.tdb'}"
+    return f"tdbsam:{drill.samba / 'private/passdb.tdb'}"
 
 
 def _sections(node: Node, drill: Drill) -> str:
@@ -158,15 +159,15 @@ def _sections(node: Node, drill: Drill) -> str:
     return render_samba(placed)
 
 
-def _take_accounts(main: Path, conf: Path) -> None:
+def _take_accounts(main: Path, drill: Drill) -> None:
     """The SIDs and the local accounts of the node's Samba, if it has any."""
     private = Path(_told(main, "private dir"))
     kind, _, named = _told(main, "passdb backend").partition(":")
     if (private / "secrets.tdb").exists():
-        _copy_database(private / "secrets.tdb", conf.parent / "p/secrets.tdb")
+        _copy_database(private / "secrets.tdb", drill.samba / "private/secrets.tdb")
     accounts = Path(named or private / "passdb.tdb")
     if kind == "tdbsam" and accounts.exists():
-        _copy_database(accounts, conf.parent / "p/passdb.tdb")
+        _copy_database(accounts, drill.samba / "private/passdb.tdb")
 
 
 def _told(main: Path, parameter: str) -> str:

@@ -85,7 +85,7 @@ class Drill(msgspec.Struct, frozen=True):
     space: str
     """Where what is written into the clones is kept."""
     home: str
-    """Where the mounts below the clones, and the smbd, have their places."""
+    """Where the mounts below the clones have their places, and the smbd its configuration."""
     began_ns: int
     listen: str = "127.0.0.1"
     port: int = 0
@@ -113,6 +113,11 @@ class Drill(msgspec.Struct, frozen=True):
     def work(self, volume: DrillVolume) -> Path:
         """The kernel's own, beside `upper`."""
         return Path(self.space) / "work" / volume.uuid
+
+    @property
+    def samba(self) -> Path:
+        """State of the smbd, out of any root: names of its sockets must be short (107 bytes)."""
+        return Path(f"/run/nasfs-test-{self.id}")
 
     @property
     def serving_s(self) -> float:
