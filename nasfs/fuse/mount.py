@@ -6,6 +6,7 @@ pyfuse3 holds one session per process, so each mounted volume has a process of i
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import logging
 import os
@@ -131,6 +132,7 @@ def run_mount(
         announce(ending, path)
         log.info("mounted %s at %s", fsname, path)
         shorten(kernel.is_introduced)
+        _collect_seldom()
         trio.run(_serve, operations, writer, server, follower, on_ready)
     log.info("unmounted %s", path)
 
@@ -166,6 +168,12 @@ def _options(
     if os.geteuid() == 0:  # libfuse's own default is without; it knows no order of words
         options |= {word for word in ("dev", "suid") if f"no{word}" not in flags}
     return options
+
+
+def _collect_seldom() -> None:
+    """Nothing that a request makes is a cycle, and each collection walks what is remembered."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _allow_many_files() -> None:

@@ -153,8 +153,9 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         entry = self._trees.of(parent_inode).lookup(parent_inode, name)
-        if self._is_live(entry.st_ino):
-            self._known.add(entry.st_ino)
+        number = entry.st_ino
+        if number and self._is_live(number):
+            self._known.add(number)
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -252,17 +253,10 @@ class Operations(pyfuse3.Operations):
         parent_new = await self._to_change_entry(parent_inode_new, name_new)
         replaced = None
         if not flags & (pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE):
-            replaced = self._find(parent_new, name_new)
+            found = self._volume.find(parent_new, name_new)
+            replaced = None if found is None else found.ino
         with nullcontext() if replaced is None else self._known.outliving(replaced):
             self._volume.rename(parent_old, name_old, parent_new, name_new, flags)
-
-    def _find(self, parent: Ino, name: bytes) -> Ino | None:
-        try:
-            return self._volume.lookup(parent, name).ino
-        except FsError as exc:
-            if exc.errno == errno.ENOENT:
-                return None
-            raise
 
     # attributes
 
