@@ -56,6 +56,10 @@ number but below `.snapshots/@GMT`, where a file is what it is below `.snapshots
 READ_BYTES = 1 << 20
 """The most that the kernel reads at once; if it ever wants more, the buffer grows."""
 
+LISTED_FIRST = 32
+LISTED_MIN = 8
+"""Entries looked up for the first part of a listing, and for later ones at least."""
+
 FREE_INODES = 1 << 32
 """What statfs says is left: numbers never run out, space does."""
 
@@ -75,7 +79,7 @@ class _Stream:
     end: int
     """Entries with this cookie or a higher one were made after it was opened, or rewound: were
     they listed, who renames what he lists would see it again and again."""
-    fits: int = 32
+    fits: int = LISTED_FIRST
     """How many entries the kernel took the last time, and one more."""
 
 
@@ -466,7 +470,7 @@ class Operations(pyfuse3.Operations):
                 self._known.add_all([attributes.st_ino for _, attributes, _ in page[:count]])
             taken += count
             if count < len(page):
-                stream.fits = max(taken + 1, 32)
+                stream.fits = max(taken + 1, LISTED_MIN)
                 return
             after, limit = page[-1][2], min(limit * 2, 512)
 

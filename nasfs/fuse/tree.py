@@ -134,13 +134,15 @@ class ViewTree:
         return self._base | self._view.getattr(Ino(ino)).parent
 
     def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
-        known = self._entries.get
-        page = []
-        for dirent, inode in self._view.readdir(Ino(number & _INO_MASK), after, limit):
-            found = known(inode.ino)
-            attributes = found[1] if found and found[0] is inode else self.entry(inode)
-            page.append((dirent.name, attributes, dirent.cookie))
-        return page
+        known, entry = self._entries.get, self.entry
+        return [
+            (
+                dirent.name,
+                found[1] if (found := known(inode.ino)) and found[0] is inode else entry(inode),
+                dirent.cookie,
+            )
+            for dirent, inode in self._view.readdir(Ino(number & _INO_MASK), after, limit)
+        ]
 
     def readlink(self, number: int) -> bytes:
         return self._view.readlink(Ino(number & _INO_MASK))

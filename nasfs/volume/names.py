@@ -65,8 +65,8 @@ class _Listing:
         cookies, entries = self.cookies, self.entries
         index = bisect_right(cookies, after)
         while index < len(cookies) and len(found) < limit:
-            known = [entries.get(c) for c in cookies[index : index + limit - len(found)]]
-            found += [entry for entry in known if entry is not None]
+            known = cookies[index : index + limit - len(found)]
+            found += filter(None, map(entries.get, known))  # an entry is never false
             index += len(known)
         return found
 

@@ -108,10 +108,10 @@ class View(ABC):
             raise FsError(errno.ENOTDIR)
         entries = self._dirents(ino, after, limit)
         inodes = self._inodes([entry.ino for entry in entries])
-        return [
-            (entry, self.getattr(entry.ino) if inode is None else inode)  # which says it is gone
-            for entry, inode in zip(entries, inodes, strict=True)
-        ]
+        found = list(filter(None, inodes))  # an inode is never false
+        if len(found) < len(entries):
+            found = [self.getattr(entry.ino) for entry in entries]  # which says that one is gone
+        return list(zip(entries, found, strict=True))
 
     def readlink(self, ino: int) -> bytes:
         target = self.getattr(ino).target
