@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +77,19 @@ def is_here() -> bool:
 
 @contextmanager
 def ganesha(
-    home: Path, conf: Path, own: Path, share: str, *, version3: bool = False
+    home: Path,
+    conf: Path,
+    own: Path,
+    share: str,
+    *,
+    version3: bool = False,
+    inside: Sequence[str] = (),
 ) -> Iterator[Ganesha]:
     """With what a node writes included, until the end of the block; it serves that share then.
 
     Args:
         version3: NFSv3, too, with an rpcbind.
+        inside: what stands before a command so that it runs where the node does.
     """
     home.mkdir(exist_ok=True)
     wait_until(lambda: f'"/{share}"' in own.read_text(), "Ganesha is told of the share")
@@ -91,7 +98,7 @@ def ganesha(
     own_net = ["unshare", "-n", *(["-m", "--propagation", "slave"] if version3 else [])]
     start = RPCBIND + START if version3 else START
     process = subprocess.Popen(
-        [*own_net, "sh", "-c", start, str(conf), str(home / "pid"), str(home / "log")],
+        [*inside, *own_net, "sh", "-c", start, str(conf), str(home / "pid"), str(home / "log")],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
