@@ -4,7 +4,8 @@
     nfs4.py ADDRESS read HANDLE       prints what is in the file, by its handle alone
     nfs4.py ADDRESS write HANDLE TEXT
 
-ADDRESS is the server's, and this client's own.  Exit code 1: the number of an NFS error.
+ADDRESS is the server's, and this client's own; or ADDRESS:PORT.
+Exit code 1: the number of an NFS error.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ class Reader:
 
 def connect(address: str) -> socket.socket:
     """From a port that only root has."""
+    address, _, at = address.partition(":")
     for port in range(1000, 600, -1):
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((address, port))
-            sock.connect((address, PORT))
+            sock.connect((address, int(at or PORT)))
         except OSError as exc:
             sock.close()
             if isinstance(exc, ConnectionRefusedError):
