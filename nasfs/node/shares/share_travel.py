@@ -227,9 +227,10 @@ def take(node: Node, group: records.Group, body: bytes) -> bytes:
 
 
 def _has(node: Node, group: records.Group, asked: str) -> bool:
+    """Whether that is the newest, and came in this term: what an earlier primary told is over."""
     try:
         found = history(node, group)
-        if not found or found[0].digest != asked:
+        if not found or (found[0].digest, found[0].term) != (asked, group.term):
             return False
         payload_of(node, group, found[0])
     except Failed:
