@@ -257,7 +257,8 @@ def test_two_primaries_that_meet_keep_both_histories(pair: Pair) -> None:
     a.node.run("failover", "office", *LOSE)  # the original primary, by force, too
     a.write("only a")
     a.node.kill_all()
-    b.node.start()  # it can't know
+    b.node.start()  # it can't know, and somebody says that it is still the primary
+    b.node.run("failover", "office", "--without-partner")
     wait_until(lambda: b.node.json("volume", "show", b.volume)["mount_state"] == "mounted", "it is")
     b.write("only b")
     a.node.start()
