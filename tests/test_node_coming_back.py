@@ -12,6 +12,7 @@ from nasfs.errors import Refused
 from nasfs.fuse.mountpoint import find_mount, fusermount
 from nasfs.node.mount_source import find_source
 from nasfs.node.places import Places
+from tests.dying_node import arm
 from tests.node_world import NodeWorld, wait_until
 from tests.role_world import LOSE, Pair, made_pair
 
@@ -151,6 +152,8 @@ def test_a_person_says_that_it_shall_go_on(pair: Pair, tmp_path: Path) -> None:
     power_cut(a)
     by_hand = tmp_path / "by hand"
     assert "has come back" in a.fails(3, "mount", "tank/home", str(by_hand))
+    with pytest.raises(Refused, match="has come back"):
+        find_source(Places(a.root), "tank/home")
     b.start()
     a.run("mount", "tank/home", str(by_hand))  # the partner has answered
     assert (by_hand / "f").read_text() == "first"
@@ -179,6 +182,29 @@ def test_a_person_says_that_it_shall_go_on(pair: Pair, tmp_path: Path) -> None:
     b.start()
     wait_until(lambda: role(a) == "stale", "it hears of the higher term")
     wait_until(lambda: not is_served(a), "and serves nothing any more")
+
+
+def test_what_was_handed_over_waits_although_it_is_not_replicated_yet(tmp_path: Path) -> None:
+    with made_pair(tmp_path, "home", daemon="tests.dying_node") as pair:
+        a, b = pair.a, pair.b
+        pair.replicate("one")
+        steps = b.json("failover", "office", "--dry-run")["steps"]
+        taking_over = next(n for n, step in enumerate(steps) if "raise the term" in step["text"])
+        arm(b.root, "step", taking_over + 1)
+        assert b.nasfs("failover", "office").returncode == 4
+        assert b.daemon is not None
+        b.daemon.wait(60)
+        b.daemon = None
+        a.kill()  # it could be the primary by now, if somebody had used force
+        b.start()
+        assert role(b) == "active"
+        assert b.json("replication", "list") == []
+        assert "has come back" in b.fails(3, "failover", "office")
+        assert not is_served(b, "safe/home")
+        a.start()
+        wait_until(lambda: not b.json("group", "show", "office")["waits"], "it hears")
+        b.run("failover", "office")
+        assert is_served(b, "safe/home")
 
 
 def test_the_configuration_may_say_that_it_does_not_wait(pair: Pair) -> None:
