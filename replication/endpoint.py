@@ -112,7 +112,7 @@ class DataBatch(msgspec.Struct, frozen=True):
     """Extents in the order of the delta, their bytes joined in `body`, the position behind."""
 
     extents: tuple[Extent, ...]
-    body: bytes
+    body: bytes | memoryview
     cursor: Cursor
 
 

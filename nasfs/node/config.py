@@ -23,6 +23,10 @@ class ShareServers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ganesha_conf: str = ""
     """His ganesha.conf; without that file there is no Ganesha here."""
     ganesha_pid: str = ""
+    ganesha_address: str = ""
+    """Where the Ganeshas that nasfs runs listen; empty: at every address of the node."""
+    ganesha_more: str = ""
+    """A file that they read, too; empty: none."""
     kernel_nfs: Literal["auto", "on", "off"] = "auto"
     """The kernel's NFS server; auto: if there is an /etc/exports."""
     rules: dict[str, str] = msgspec.field(default_factory=dict)

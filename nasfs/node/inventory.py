@@ -208,8 +208,13 @@ def mount_state(node: Node, row: VolumeRow) -> MountState:
     known = node.mounts.get(row.uuid)
     if known is not None and known.phase is not MountPhase.UNMOUNTED:
         return known
+    return running_mount(node, row) or MountState()
+
+
+def running_mount(node: Node, row: VolumeRow) -> MountState | None:
+    """Of a mount process that answers, be it the supervisor's already or not; else None."""
     server = find_server(node, row.uuid)
-    return _mounted_by_hand(server) if server else MountState()
+    return _mounted_by_hand(server) if server else None
 
 
 def _mounted_by_hand(server: Server) -> MountState:

@@ -26,6 +26,7 @@ from nasfs.volume import NoSuchSnapshot
 from replication.errors import Fenced, PeerFailed, ReplicationError
 from replication.link import LinkClosed
 
+from ..buffers import keep_buffers
 from ..context import Node
 from ..places import Places
 from ..records import Group
@@ -110,6 +111,7 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _end)
+    keep_buffers()
     with Node.open(Places.find(options.root)) as node:
         return _serve(node, node.state.group(options.group), options.order)
 

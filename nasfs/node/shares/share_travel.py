@@ -26,6 +26,7 @@ from sharecfg.payload import Payload, SmbAccount, decode_payload, digest, encode
 from .. import records
 from ..context import Node
 from ..groups import newest_snap_group
+from ..policy.following import policies_of, tell_daemon
 from .identity_counts import volume_counts
 from .local_accounts import NOBODY, read_accounts, read_directory
 from .merges import merge_of
@@ -63,7 +64,7 @@ class Travel(msgspec.Struct, frozen=True):
 
 
 def capture(node: Node, group: records.Group) -> Payload:
-    """The shares of the group's volumes, and who they and the files refer to, as of now.
+    """The shares of the group's volumes, who they and the files refer to, and the policies; now.
 
     Raises:
         NasError: accounts, or Samba's, cannot be read.
@@ -96,6 +97,7 @@ def capture(node: Node, group: records.Group) -> Payload:
         ),
         machine_sid=identities.machine_stored or (samba.machine_sid() if samba else ""),
         directory=read_directory(node),
+        policies=policies_of(node, group),
     )
 
 
@@ -230,6 +232,7 @@ def take(node: Node, group: records.Group, body: bytes) -> bytes:
     if not known and offer.payload:
         newest = newest_snap_group(node, node.state.members(group.uuid))
         stage(node, group, _unpacked(offer), newest[0] if newest else "")
+        tell_daemon(node, group)
         known = True
     return msgspec.msgpack.encode(Taken(known))
 

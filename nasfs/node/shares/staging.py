@@ -99,7 +99,9 @@ def newest(node: Node, group: Group) -> tuple[Staged, Payload] | None:
 
 
 def newest_digest(node: Node, group: Group) -> str:
-    """Of what counts, if it is whole; empty: nothing ever came.
+    """Of what counts, if it is whole and came in this term; empty: nothing did.
+
+    What an earlier primary told is over, even if this one tells the same.
 
     Raises:
         Failed: it is there and cannot be read, or is damaged.
@@ -108,6 +110,8 @@ def newest_digest(node: Node, group: Group) -> str:
     if found is None:
         return ""
     told, data = found
+    if told.term != group.term:
+        return ""
     if digest(data) != told.digest:
         raise Failed(f"what is staged of group {group.name} is damaged")
     return told.digest
