@@ -263,3 +263,14 @@ def test_a_number_that_is_somebody_elses_is_translated(base: Path) -> None:
             changed = descriptor(server, "private", "--add", BOB_MAY_READ)
             may_read = what_they_may(server, base)["bob reads private"]
             assert (may_read, "NASFSTEST\\bob:ALLOWED" in changed) == ("ok", True)
+
+        # Both go their own ways: what was merged stays, and so does what is translated.
+        shares, passwd = b.json("share", "list"), (b.etc / "passwd").read_text()
+        b.run("replication", "delete", "office", "--force")
+        assert b.json("share", "list") == shares
+        assert (b.etc / "passwd").read_text() == passwd
+        assert "translated" in b.fails(3, "group", "destroy", "office")
+        assert "translated" in b.fails(3, "group", "remove", "office", "safe/home")
+        b.run("volume", "unmount", "safe/home")
+        b.run("volume", "mount", "safe/home")
+        assert (home / "private").stat().st_uid == number
