@@ -18,7 +18,8 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,15 +41,23 @@ async def in_thread(work: Callable[[], object], *, limiter: trio.CapacityLimiter
 
     Polling would keep the interpreter's lock from the thread.
     """
-    _threads.append(work)
-    try:
+    with not_polling():
         await trio.to_thread.run_sync(work, limiter=limiter)
+
+
+@contextmanager
+def not_polling() -> Iterator[None]:
+    """A thread works while the body runs."""
+    mark = object()
+    _threads.append(mark)
+    try:
+        yield
     finally:
-        _threads.remove(work)
+        _threads.remove(mark)
 
 
-_threads: list[Callable[[], object]] = []
-"""What threads are doing; there is one loop in a process."""
+_threads: list[object] = []
+"""One for each thread that works; there is one loop in a process."""
 
 
 def shorten(is_introduced: Callable[[], bool]) -> None:

@@ -236,6 +236,21 @@ class Database:
         with self._lock, self._translated():
             return self._sql.execute(sql, values).rowcount
 
+    def do_soon(self, sql: str, *values: Any) -> None:
+        """One statement that waits for no disk: it is durable together with the next change.
+
+        For what can be found out again.
+        """
+        with self._lock, self._translated():
+            if self._sql.in_transaction:
+                self._sql.execute(sql, values)
+                return
+            self._sql.execute("PRAGMA synchronous = NORMAL")  # with WAL: no sync at a commit
+            try:
+                self._sql.execute(sql, values)
+            finally:
+                self._sql.execute("PRAGMA synchronous = FULL")
+
     def row(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
         with self._lock, self._translated():
             found: tuple[Any, ...] | None = self._sql.execute(sql, values).fetchone()

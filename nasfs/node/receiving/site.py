@@ -31,6 +31,7 @@ from ..pairing import identity
 from ..records import HOLDER, Group, Invitation, Pool, VolumeRow
 from ..roles import leaving
 from ..roles.progress import still_receives
+from ..shares.share_travel import staged_digest
 from ..words import check_name
 from . import partner
 from .receivers import announce, take_over, withdraw
@@ -151,6 +152,7 @@ class NodeSite:
             time_ns=time.time_ns(),
             keep_most=kept.keeps if kept else 0,
             keep_least=kept.keep_least if kept else 0,
+            staged=staged_digest(self._node, group) if group.role == "passive" else "",
         )
 
     def operate(self, group: str, operation: str, body: bytes) -> bytes:

@@ -96,7 +96,8 @@ class Replicator:
                 finally:
                     last = attempts.running or last
                     pause = attempts.end(outcome)
-                self._memory.ended(group_uuid, began_ns, outcome, last)
+                both, attempts.both = attempts.both, None
+                self._memory.ended(group_uuid, began_ns, outcome, last, both)
             unasked = isinstance(outcome, Held) or (
                 isinstance(outcome, Failure) and outcome.transient
             )
@@ -158,6 +159,8 @@ class Replicator:
                         watchdog.note(running, trio.current_time())
                         attempts.note(running)
                     case Both() as both:
-                        self._memory.both(group_uuid, both)
+                        attempts.both = both
                     case outcome:
-                        return outcome
+                        return outcome  # what both have is remembered together with it
+            told, attempts.both = attempts.both, None
+            self._memory.both(group_uuid, told)
