@@ -1,4 +1,4 @@
-"""What travels with a snap group beside its files: shares, accounts, secrets, facts.  Pure.
+"""What travels with a snap group beside its files: shares, accounts, secrets, policies.  Pure.
 
     nasfs-shares 1\\n          the first line: what it is, and its version
     {...}                      JSON, keys in order: the same content is the same bytes
@@ -37,8 +37,20 @@ class SmbAccount(Value, frozen=True):
     __str__ = __repr__
 
 
+class Following(Value, frozen=True):
+    """A snapshot policy of the group, without its hooks."""
+
+    uuid: str
+    name: str
+    spec: str
+    """As the scheduler stores it: JSON."""
+    paused: bool = False
+    hooks: bool = False
+    """It has some where it comes from."""
+
+
 class Payload(Value, frozen=True):
-    """Everything about the shares of a group, as its active node sees it."""
+    """What belongs to a group beside its files, as its active node sees it."""
 
     shares: tuple[Share, ...] = ()
     """Of the group's volumes, by name."""
@@ -48,6 +60,7 @@ class Payload(Value, frozen=True):
     machine_sid: str = ""
     """Of the node, in the SIDs of its local accounts; empty: there is no Samba."""
     directory: Directory = Directory()
+    policies: tuple[Following, ...] = ()
 
     def without_secrets(self) -> Payload:
         """For people and logs."""

@@ -4,12 +4,15 @@
     nfs4.py ADDRESS read HANDLE       prints what is in the file, by its handle alone
     nfs4.py ADDRESS write HANDLE TEXT
 
-ADDRESS is the server's, and this client's own.  Exit code 1: the number of an NFS error.
+ADDRESS is the server's, and this client's own, or both with a comma between; the server's may have
+a :PORT.  Exit code 1: the number of an NFS error.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
+import secrets
 import socket
 import struct
 import sys
@@ -42,15 +45,17 @@ class Reader:
 
 def connect(address: str) -> socket.socket:
     """From a port that only root has."""
+    server, _, own = address.partition(",")
+    server, _, at = server.partition(":")
     for port in range(1000, 600, -1):
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind((address, port))
-            sock.connect((address, PORT))
+            sock.bind((own or server, port))
+            sock.connect((server, int(at or PORT)))
         except OSError as exc:
             sock.close()
-            if isinstance(exc, ConnectionRefusedError):
+            if exc.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
                 raise
             continue
         return sock
@@ -58,10 +63,13 @@ def connect(address: str) -> socket.socket:
 
 
 def call(sock: socket.socket, operations: list[bytes]) -> bytes:
-    """One COMPOUND as root; what was answered behind the RPC header."""
+    """One COMPOUND as root; what was answered behind the RPC header.
+
+    Its number is new: a server answers what it takes for a repetition from its memory.
+    """
     caller = struct.pack(">I", 1) + opaque(b"test") + struct.pack(">III", 0, 0, 0)
     credentials = struct.pack(">I", 1) + opaque(caller) + struct.pack(">II", 0, 0)
-    body = struct.pack(">IIIIII", 7, 0, 2, 100003, 4, 1) + credentials
+    body = struct.pack(">IIIIII", secrets.randbits(32), 0, 2, 100003, 4, 1) + credentials
     body += opaque(b"") + struct.pack(">II", 0, len(operations)) + b"".join(operations)
     sock.sendall(struct.pack(">I", 1 << 31 | len(body)) + body)
     answer = b""

@@ -1,4 +1,4 @@
-"""Nodes on one machine that have users and groups of their own.
+"""Nodes on one machine that have users and groups of their own, and perhaps a network.
 
 Each lives in a mount name space with a private copy of /etc, so that it may make accounts as on a
 machine of its own; nothing of it reaches this one.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,17 +23,31 @@ _HOLD = 'mount --bind "$0" /etc && touch "$1" && exec sleep infinity'
 
 
 class SeparateNode(NodeWorld):
-    """A node with an /etc of its own; what it mounts is seen below `seen`."""
+    """A node with an /etc of its own; what it mounts is seen below `seen`.
 
-    def __init__(self, base: Path, name: str) -> None:
+    Args:
+        address: of the node, in a network of its own that `plug` makes; empty: in this one.
+        plug: is given the process that holds the node's name spaces.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        name: str,
+        *,
+        address: str = "",
+        plug: Callable[[int], object] = lambda pid: None,
+    ) -> None:
         self.etc = base / f"etc-{name}"
         shutil.copytree("/etc", self.etc, symlinks=True)
         ready = base / f"ready-{name}"
-        words = ["unshare", "-m", "--propagation", "private", "sh", "-c", _HOLD]
+        self._spaces = ["-m", "-n"] if address else ["-m"]
+        words = ["unshare", *self._spaces, "--propagation", "private", "sh", "-c", _HOLD]
         self._holder = subprocess.Popen([*words, str(self.etc), str(ready)])
         try:
             wait_until(ready.exists, "a private /etc")
-            super().__init__(base / name, name)
+            plug(self._holder.pid)
+            super().__init__(base / name, name, address=address)
         except BaseException:
             self._end()
             raise
@@ -41,7 +55,7 @@ class SeparateNode(NodeWorld):
     @property
     def inside(self) -> list[str]:
         """Before a command: it runs where this node does."""
-        return ["nsenter", "-t", str(self._holder.pid), "-m", "--"]
+        return ["nsenter", "-t", str(self._holder.pid), *self._spaces, "--"]
 
     def seen(self, path: Path) -> Path:
         """A path of the node's, as this process can open it."""

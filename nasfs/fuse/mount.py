@@ -115,7 +115,7 @@ def run_mount(
         volume = open_volume(volume_path, access)
         stack.callback(volume.close)
         volume.wait_for_disk(False)  # requests that need not wait go on meanwhile
-        follower = Follower(volume) if follow else None
+        follower = Follower(volume, listed=list_snapshots) if follow else None
         if follower is not None:
             trees, writer = follower.trees, None
         else:

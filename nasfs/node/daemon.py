@@ -14,11 +14,13 @@ from hypercorn.trio import serve
 from hypercorn.typing import Framework
 
 from .api import make_app
+from .coming_back import look_back
 from .context import Node
 from .daemon_lock import only_daemon
 from .drills.drill_keeper import clear_leftovers, keep_drills, stop_drills
 from .inventory import adopt_volumes, sweep_pools
 from .places import Places
+from .policy.following import follow_all
 from .policy.scheduler import Scheduler
 from .receiving.listener import listen
 from .roles.loss import hear_partner
@@ -55,11 +57,13 @@ def run_daemon(places: Places) -> None:
 
 
 async def _main(node: Node) -> None:
+    await trio.to_thread.run_sync(look_back, node, os.getpid())
     await trio.to_thread.run_sync(sweep_pools, node)
     await trio.to_thread.run_sync(adopt_volumes, node)
     await trio.to_thread.run_sync(settle_leftovers, node)
     await trio.to_thread.run_sync(clear_leftovers, node)
     await trio.to_thread.run_sync(take_back_leftovers, node)
+    await trio.to_thread.run_sync(follow_all, node)
     fenced_in, fenced_out = trio.open_memory_channel[str](8)
     supervisor = Supervisor(node)
     replicator = Replicator(node, Traffic(node), fenced_in)

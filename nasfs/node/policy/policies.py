@@ -17,6 +17,10 @@ from nasfs.errors import Failed
 from nasfs.schedule.policy import PolicySpec
 
 from ..database import Database
+from ..state import new_uuid
+
+MAX_POLICIES = 32
+"""Of one target."""
 
 _POLICY = (
     "uuid, name, coalesce(volume, ''), coalesce(grp, ''), spec, paused, last_ns, result, detail,"
@@ -50,6 +54,26 @@ class PolicyRow(msgspec.Struct, frozen=True):
     @property
     def written(self) -> PolicySpec:
         return msgspec.json.decode(self.spec, type=PolicySpec)
+
+
+def new_policy(
+    name: str, *, spec: str, volume: str = "", group: str = "", uuid: str = ""
+) -> PolicyRow:
+    """One that has done nothing yet; nothing before now was missed."""
+    return PolicyRow(
+        uuid=uuid or new_uuid(),
+        name=name,
+        volume=volume,
+        group=group,
+        spec=spec,
+        paused=0,
+        last_ns=time.time_ns(),
+        result="none",
+        detail="",
+        result_ns=0,
+        done_ns=0,
+        failures=0,
+    )
 
 
 class RunRow(msgspec.Struct, frozen=True):
@@ -100,6 +124,9 @@ class Policies:
     def all(self) -> list[PolicyRow]:
         rows = self._database.rows(f"SELECT {_POLICY} FROM policy ORDER BY name, uuid")
         return [PolicyRow(*row) for row in rows]
+
+    def of_group(self, group_uuid: str) -> list[PolicyRow]:
+        return [row for row in self.all() if row.group == group_uuid]
 
     def get(self, uuid: str) -> PolicyRow | None:
         row = self._database.row(f"SELECT {_POLICY} FROM policy WHERE uuid = ?", uuid)

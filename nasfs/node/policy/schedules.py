@@ -30,14 +30,11 @@ from ..messages import (
 )
 from ..services import Services
 from ..snapshots import list_snapshots
-from ..state import new_uuid
 from ..words import parse_target
 from . import taking
-from .policies import PolicyRow
+from .policies import MAX_POLICIES, PolicyRow, new_policy
 from .scheduler import Scheduler
 
-MAX_POLICIES = 32
-"""Of one target."""
 ZONEINFO = "/usr/share/zoneinfo/"
 
 Params = Mapping[str, str]
@@ -59,20 +56,7 @@ def _create(node: Node, body: ScheduleCreate) -> PolicyRow:
     parse_policy(spec)
     if len(_of_target(node, body.target)) >= MAX_POLICIES:
         raise Refused(f"{body.target} has {MAX_POLICIES} policies, and can't have more")
-    row = PolicyRow(
-        uuid=new_uuid(),
-        name=body.policy,
-        volume=volume,
-        group=group,
-        spec=_text(spec),
-        paused=0,
-        last_ns=time.time_ns(),
-        result="none",
-        detail="",
-        result_ns=0,
-        done_ns=0,
-        failures=0,
-    )
+    row = new_policy(body.policy, volume=volume, group=group, spec=_text(spec))
     node.policies.add(row)
     node.note("schedule created", f"{body.target} {body.policy}", _sentence(spec))
     return row

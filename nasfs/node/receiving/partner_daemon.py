@@ -8,6 +8,7 @@ from nasfs.errors import Refused
 from replication import handover
 
 from ..messages import PartnerAnswer, PartnerQuestion
+from ..policy import following
 from ..records import Group
 from ..roles import parting, rejoining, yielding
 from ..services import Services
@@ -22,6 +23,7 @@ DAEMON: Mapping[str, Daemon] = {
     handover.KEEP: yielding.keep,
     handover.REJOIN: rejoining.rejoin,
     parting.END: parting.asked_to_end,
+    following.OPERATION: following.asked_to_follow,
 }
 """By operation."""
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from nasfs.errors import NasError, Refused
+from nasfs.errors import Failed, NasError, Refused
 from nasfs.volume import ROOT_INO, Access, open_volume
 from replication.roles import GroupView, SnapGroup
 from sharecfg.model import Share
@@ -17,6 +17,7 @@ from ..drills.drills import came_up
 from ..inventory import volume_view
 from ..messages import when
 from ..mountdir import is_free
+from ..policy.following import lacking_hooks
 from ..records import Group, VolumeRow
 from ..shares import staging
 from ..shares.identities import identity_check
@@ -72,6 +73,7 @@ def readiness(node: Node, name: str) -> ReadinessView:
     view = observe(node, group) if all(readable) and rows else None
     newest = _check_newest(view, checks) if view is not None else None
     _check_servers(node, group, checks)
+    _check_policies(node, group, checks)
     word = _check_partner(node, group, view, checks)
     last_test = _check_test(node, group, checks)
     now = view.now_ns if view is not None else 0
@@ -243,6 +245,25 @@ def _some(names: list[str]) -> str:
 
 
 # the partner
+
+
+def _check_policies(node: Node, group: Group, checks: _Checks) -> None:
+    """Hooks stay on their node: a snapshot without them may not be what was meant."""
+    try:
+        lacking = lacking_hooks(node, group)
+    except Failed as exc:
+        checks.warning("schedules", str(exc))
+        return
+    if lacking:
+        checks.warning(
+            "schedules",
+            f"{', '.join(lacking)}: hooks on the partner and none here:"
+            f" nasfs schedule set {group.name} {lacking[0]} --before COMMAND",
+        )
+    elif node.policies.of_group(group.uuid):
+        checks.ok("schedules")
+    else:
+        checks.warning("schedules", "no policy: nothing takes snapshots after a failover")
 
 
 def _check_partner(
