@@ -146,6 +146,12 @@ CREATE TABLE partner_word (
     grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
     body TEXT NOT NULL) STRICT;
 """,
+    # 8 to 9: lanes of replications
+    """
+ALTER TABLE replication ADD COLUMN lanes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE replication ADD COLUMN encryption TEXT NOT NULL DEFAULT 'on'
+    CHECK (encryption IN ('on', 'off'));
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 

@@ -392,6 +392,8 @@ class ReplicationCreate(Request, frozen=True):
     windows: tuple[str, ...] = ()
     max_lag: str = ""
     rpo: str = ""
+    lanes: str = "auto"
+    encryption: str = "on"
 
 
 class ReplicationView(msgspec.Struct, frozen=True):
@@ -408,6 +410,10 @@ class ReplicationView(msgspec.Struct, frozen=True):
     windows: tuple[str, ...]
     max_lag_s: int
     rpo_s: int
+    lanes: str
+    """``auto`` or the number of connections for the data of large deltas."""
+    encryption: str
+    """``off``: that data travels in the clear."""
     paused: bool
     split: bool
     remote_volumes: dict[str, str]
