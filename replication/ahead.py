@@ -18,7 +18,7 @@ from .lane_door import LaneDoor
 from .lanes import WORTH_BYTES
 from .wire import Door, Laned, Lanes, Message, Seal
 
-AHEAD = 8
+AHEAD = 4
 """Messages that wait to be applied at most; each is a few MiB at most."""
 LOOK_S = 0.2
 """How often the thread looks whether anybody still wants what it receives (seconds)."""

@@ -32,7 +32,7 @@ _SHARE = 16 * 1024
 """Bytes asked for at a time where the link is shared: few, so that a slow one is exact; more and
 more, up to a whole chunk, while each is gone at once."""
 _QUICK_S = 0.002
-_RTT = struct.Struct("=68xI")  # struct tcp_info of <linux/tcp.h>, up to tcpi_rtt
+_RTT = struct.Struct("=148xI")  # struct tcp_info of <linux/tcp.h>, up to tcpi_min_rtt
 _LINGER_BYTES = 64 * 1024 * 1024
 _WRONG_CERTIFICATE = frozenset(
     {
@@ -296,7 +296,7 @@ class TlsStream:
 
     @property
     def round_trip_s(self) -> float:
-        """To the peer and back, as TCP has measured it (seconds); 0: it can't tell."""
+        """To the peer and back, the shortest that TCP has measured (seconds); 0: it can't tell."""
         try:
             info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT.size)
         except OSError:

@@ -236,14 +236,14 @@ def test_a_lane_that_breaks_costs_no_more_than_a_connection(
     cuts: list[int] = []
 
     def spoil(data: bytes, passed: int) -> bytes | None:
-        if passed > 1_000_000 and len(cuts) < 3:
+        if passed > 1_000_000 and not cuts:
             cuts.append(passed)
             return None
         return data
 
     line.spoil = spoil
     source, account = send(pair, line, LanePlan(3, kind))
-    assert len(cuts) == 3
+    assert cuts
     assert account.attempts > 1
     assert_equal(source, pair)  # and the sink asserts that nothing was taken twice
 
