@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from .connection import Connection
-from .errors import PeerUnreachable
-from .wire import Message, Seal
+from .errors import PeerUnreachable, RemoteProtocolError
+from .lane_door import LaneDoor
+from .lanes import WORTH_BYTES
+from .wire import Door, Laned, Lanes, Message, Seal
 
-AHEAD = 8
+AHEAD = 4
 """Messages that wait to be applied at most; each is a few MiB at most."""
-WORTH_BYTES = 8 * 1024 * 1024
-"""A delta of so many bytes of file data is worth a thread."""
 LOOK_S = 0.2
 """How often the thread looks whether anybody still wants what it receives (seconds)."""
 
@@ -44,6 +44,7 @@ class Ahead:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._queue: queue.Queue[Message | BaseException] = queue.Queue(AHEAD)
+        self._door: LaneDoor | None = None
         self._unwanted = threading.Event()
         self._thread = threading.Thread(target=self._run, name="receiving", daemon=True)
 
@@ -63,11 +64,28 @@ class Ahead:
                 message = self._receive()
                 if message is None:
                     return
+                if isinstance(message, Lanes):
+                    self._open(message)
+                    continue
+                if isinstance(message, Laned):
+                    message = self._take(message)
                 self._hand_over(message)
                 if isinstance(message, Seal):
                     return
         except BaseException as exc:  # carried to the thread that applies, and raised there
             self._hand_over(exc)
+
+    def _open(self, lanes: Lanes) -> None:
+        keys = self._connection.lane_keys
+        if self._door is not None or keys is None:
+            raise RemoteProtocolError("lanes are not allowed now")
+        self._door = LaneDoor(keys, lanes.count, lanes.kind, self._connection.timeout_s)
+        self._connection.send(Door(self._door.token))
+
+    def _take(self, laned: Laned) -> Message:
+        if self._door is None:
+            raise RemoteProtocolError("there are no lanes")
+        return self._door.take(laned, self._connection.timeout_s)
 
     def _receive(self) -> Message | None:
         """None: nobody wants it any more."""
@@ -99,4 +117,8 @@ class Ahead:
         trace: TracebackType | None,
     ) -> None:
         self._unwanted.set()
+        if self._door is not None:
+            self._door.close()  # whoever waits at it goes away
         self._thread.join()
+        if self._door is not None:  # it may have been made only now
+            self._door.close()

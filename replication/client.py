@@ -5,6 +5,7 @@ from __future__ import annotations
 from .connection import Connection, greeting
 from .endpoint import GroupSpec, GroupStatus, PeerIdentity
 from .errors import NotAuthenticated
+from .lanes import LaneKeys
 from .session import Side
 from .transport import TIMEOUT_S, Credentials, connect
 from .wire import Created, CreateReplication, Operate, Operated, PeerStatus, StatusQuery
@@ -30,6 +31,7 @@ def open_connection(
     """
     stream = connect(peer.address, credentials, peer.certificate, timeout=timeout)
     connection = Connection(stream, Side.CLIENT, level=level)
+    connection.lane_keys = LaneKeys(credentials, peer.certificate, peer.address)
     try:
         theirs = connection.greet(greeting(identity))
         if theirs.node_uuid != peer.uuid:

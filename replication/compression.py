@@ -3,14 +3,13 @@
 `auto` watches the frames in front of the link.  If finished ones pile up there, the link is what
 is scarce, and there is time to make them smaller.  If the link has to wait for one that is still
 being compressed, the processors are scarce.  If neither is so, nobody waits for compression and
-nothing would be won by another level.  A link that is faster than the quickest level gets frames as
-they are, until they take it much longer than compressing them did.
+nothing would be won by another level.  Where the processors are scarce at the quickest level,
+frames go as they are, for as long as that is sooner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -22,10 +21,10 @@ FIRST_LEVEL: Final = 3
 LOWEST_LEVEL: Final = 2
 HIGHEST_LEVEL: Final = 9
 """Where `auto` begins, and between what it moves.  Level 1 is hardly quicker than 2."""
-WORTH_IT: Final = 2.0
-"""Frames as they are have to take the link so many times as long as compressing them took."""
+WORTH_IT: Final = 1.25
+"""Frames as they are have to take so many times as long as compressed ones."""
 TRUSTED: Final = 32
-"""What the link took for frames as they are is believed for so many decisions."""
+"""What frames as they are took is believed for so many decisions."""
 
 FRAMES_A_DECISION: Final = 8
 SCARCE: Final = 0.5
@@ -52,38 +51,17 @@ class Scarce(Enum):
     NEITHER = "neither"
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What frames of *size* bytes, before compression, took a processor and the link (seconds)."""
-
-    size: int = 0
-    packing_s: float = 0.0
-    link_s: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.size + other.size, self.packing_s + other.packing_s, self.link_s + other.link_s
-        )
-
-    @property
-    def packing_s_a_byte(self) -> float:
-        return self.packing_s / self.size if self.size else 0.0
-
-    @property
-    def link_s_a_byte(self) -> float:
-        return self.link_s / self.size if self.size else 0.0
-
-
-NOTHING: Final = Cost()
-
-
 def next_level(level: int, seen: Sequence[Scarce]) -> int:
     """The level after the last frames: one step at most."""
-    if seen.count(Scarce.LINK) >= SCARCE * len(seen):
+    if _says(Scarce.LINK, seen):
         return min(level + 1, HIGHEST_LEVEL)
-    if seen.count(Scarce.PROCESSOR) >= SCARCE * len(seen):
+    if _says(Scarce.PROCESSOR, seen):
         return max(level - 1, LOWEST_LEVEL)
     return level
+
+
+def _says(scarce: Scarce, seen: Sequence[Scarce]) -> bool:
+    return seen.count(scarce) >= SCARCE * len(seen)
 
 
 class Depth:
@@ -94,16 +72,13 @@ class Depth:
         self.level = FIRST_LEVEL if setting == AUTO else setting
         self._moves = setting == AUTO
         self._seen: list[Scarce] = []
-        self._cost = NOTHING
-        self._packing_s = 0.0
-        """What compressing a byte took lately (seconds)."""
-        self._link_s = 0.0
-        """What the link took for a byte that was not compressed, `_age` decisions ago."""
+        self._size = 0
+        self._seconds = 0.0
+        self._packed_s = 0.0
+        """What a byte took lately, from one end to the other, at the lowest level (seconds)."""
+        self._plain_s = 0.0
+        """The same without compression, `_age` decisions ago."""
         self._age = TRUSTED
-
-    def spend(self, cost: Cost) -> None:
-        """That is what a frame took."""
-        self._cost += cost
 
     def note(self, scarce: Scarce) -> None:
         """One frame more goes to the link."""
@@ -113,23 +88,27 @@ class Depth:
         if len(self._seen) == FRAMES_A_DECISION:
             self._decide()
             self._seen.clear()
-            self._cost = NOTHING
+            self._size, self._seconds = 0, 0.0
+
+    def spend(self, size: int, seconds: float) -> None:
+        """A frame is gone, *seconds* after the one before it; *size* before compression."""
+        self._size += size
+        self._seconds += seconds
 
     def _decide(self) -> None:
-        self._age += 1
+        a_byte = self._seconds / self._size if self._size else 0.0
         if self.level == 0:
-            self._link_s, self._age = self._cost.link_s_a_byte, 0
-            if self._link_s > WORTH_IT * self._packing_s:
+            self._plain_s, self._age = a_byte, 0
+            if self._plain_s > WORTH_IT * self._packed_s:
                 self.level = LOWEST_LEVEL
             return
-        before, self.level = self.level, next_level(self.level, self._seen)
-        self._packing_s = self._cost.packing_s_a_byte
-        if before == LOWEST_LEVEL and self._seen.count(Scarce.PROCESSOR) >= SCARCE * len(
-            self._seen
-        ):
-            slow = self._age < TRUSTED and self._link_s > WORTH_IT * self._packing_s
-            if self._packing_s and not slow:
-                self.level = 0
+        self._age += 1
+        self._packed_s = a_byte
+        known_slower = self._age <= TRUSTED and self._plain_s > WORTH_IT * a_byte
+        if self.level == LOWEST_LEVEL and _says(Scarce.PROCESSOR, self._seen):
+            self.level = 0 if a_byte and not known_slower else LOWEST_LEVEL
+        else:
+            self.level = next_level(self.level, self._seen)
 
 
 class Compressor:

@@ -15,6 +15,7 @@ from nasfs.errors import NasError
 from .compression import Compressor, Depth
 from .endpoint import PeerIdentity
 from .errors import PeerUnreachable, RemoteProtocolError, ReplicationError, VersionMismatch
+from .lanes import LaneKeys, OutLanes
 from .refusal import to_error, to_refusal
 from .session import AT_REST, Session, Side, State
 from .transport import TlsStream
@@ -38,12 +39,17 @@ class Connection:
 
     Attributes:
         depth: the level now.
+        lane_keys: what makes lanes beside it, if there may be any.
+        lanes: those that are there now; see `lanes.out_lanes`.
         counted: of `wire_bytes`, what earlier transfers on this connection have told as theirs.
     """
 
     def __init__(self, stream: TlsStream, side: Side, *, level: int = 0) -> None:
         self.depth = Depth(level)
         self.counted = 0
+        self.lane_keys: LaneKeys | None = None
+        self.lanes: OutLanes | None = None
+        self._lane_bytes = 0
         self._stream = stream
         self._codec = Codec()
         self._compressors = threading.local()
@@ -81,8 +87,8 @@ class Connection:
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes sent so far, frames and all, before encryption."""
-        return self._stream.sent
+        """Bytes sent so far, frames and all, over lanes as well, before encryption."""
+        return self._stream.sent + self._lane_bytes + (self.lanes.sent if self.lanes else 0)
 
     @property
     def wire_bytes_received(self) -> int:
@@ -97,6 +103,22 @@ class Connection:
     def timeout_s(self) -> float:
         """After so long a silence, the peer counts as unreachable."""
         return self._stream.timeout
+
+    @property
+    def round_trip_s(self) -> float:
+        """See `TlsStream.round_trip_s`."""
+        return self._stream.round_trip_s
+
+    @property
+    def throttle(self) -> Callable[[int], None] | None:
+        """What `share_link` was given."""
+        return self._stream.throttle
+
+    def forget_lanes(self) -> None:
+        """They are closed; what they sent still counts."""
+        if self.lanes is not None:
+            self._lane_bytes += self.lanes.sent
+            self.lanes = None
 
     def share_link(self, throttle: Callable[[int], None]) -> None:
         """Ask *throttle* before bytes go; it may block, and break the connection by raising."""
@@ -145,7 +167,13 @@ class Connection:
         return encode(message, self._compressors.own, self.depth.level)
 
     def send_packed(self, message: Message, frame: bytes) -> int:
-        """Send a message that was packed before; raises like `send`."""
+        """Send a message that was packed before, data over a lane if there are any.
+
+        Raises like `send`, or what broke a lane.
+        """
+        if self.lanes is not None and isinstance(message, Data):
+            self.lanes.send(self, frame)
+            return len(frame)
         with self._sending:
             return self._send(message, frame)
 

@@ -55,6 +55,9 @@ class Kind(IntEnum):
     ACK = 38
     SEAL = 39
     SEALED = 40
+    LANES = 41
+    DOOR = 42
+    LANED = 43
 
 
 class Flag(IntFlag):

@@ -67,6 +67,8 @@ class Terms(msgspec.Struct, frozen=True):
     windows: Annotated[str, msgspec.Meta(max_length=16_384)] = ""
     max_lag_s: Count = 0
     rpo_s: Count = 0
+    lanes: Annotated[int, msgspec.Meta(ge=0, le=8)] = 0
+    encryption: Annotated[str, msgspec.Meta(pattern="^(on|off)$")] = "on"
 
 
 class Drained(msgspec.Struct, frozen=True):

@@ -51,7 +51,7 @@ from .endpoint import (
 from .errors import RemoteProtocolError
 
 ROWS_A_BATCH = 1000
-BYTES_A_BATCH = 1 << 20
+BYTES_A_BATCH = 2 << 20
 EXTENTS_A_BATCH = 4096
 
 RECLAIM_A_COMMIT = 1000

@@ -16,14 +16,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Protocol
 
-from .compression import Cost, Scarce
+from .compression import Scarce
 from .connection import Connection
 from .wire import Data, Rows
 
 WORKERS = max(1, min(4, (os.cpu_count() or 1) - 1))
 """Threads that compress."""
 FRAMES = 2 * WORKERS + 2
-"""Batches between the reader and the link at most; each is about 1 MiB."""
+"""Batches between the reader and the link at most; each is about 2 MiB."""
 
 
 class Gate(Protocol):
@@ -44,15 +44,11 @@ class Stopped(Exception):
     """Nobody wants the rest to be sent."""
 
 
-_Packed = tuple[bytes, float]
-"""A frame, and the seconds that packing it took."""
-
-
 class _Item:
     def __init__(self, message: Rows | Data, launch: Callable[[], None]) -> None:
         self.message = message
         self.launch = launch
-        self.frame: Future[_Packed] | None = None
+        self.frame: Future[bytes] | None = None
 
 
 class Pipeline:
@@ -65,6 +61,7 @@ class Pipeline:
     def __init__(self, connection: Connection, gate: Gate) -> None:
         self.packed = 0
         self.packed_wire = 0
+        self._sent_at = time.perf_counter()
         self._connection = connection
         self._gate = gate
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="compress")
@@ -82,13 +79,8 @@ class Pipeline:
             what stopped the link: see `Connection.send` and `Gate.wait_for_room`.
         """
         item = _Item(message, launch)
-        item.frame = self._workers.submit(self._pack, message)
+        item.frame = self._workers.submit(self._connection.pack, message)
         self._hand_over(item)
-
-    def _pack(self, message: Rows | Data) -> _Packed:
-        began = time.perf_counter()
-        frame = self._connection.pack(message)
-        return frame, time.perf_counter() - began
 
     def drain(self) -> None:
         """Until everything that was put has been sent.  Raises like `put`."""
@@ -123,17 +115,17 @@ class Pipeline:
         size = len(item.message.body)
         if self._gate.has_room(size):
             self._connection.depth.note(self._what_is_scarce(item.frame))
-        frame, packing_s = item.frame.result()
+        frame = item.frame.result()
         self._gate.wait_for_room(size)
         item.launch()
-        began = time.perf_counter()
         self._connection.send_packed(item.message, frame)
-        sending_s = time.perf_counter() - began
-        self._connection.depth.spend(Cost(size, packing_s / WORKERS, sending_s))
+        now = time.perf_counter()
+        self._connection.depth.spend(size, now - self._sent_at)
+        self._sent_at = now
         self.packed += size
         self.packed_wire += len(frame)
 
-    def _what_is_scarce(self, frame: Future[_Packed]) -> Scarce:
+    def _what_is_scarce(self, frame: Future[bytes]) -> Scarce:
         if not frame.done():
             return Scarce.PROCESSOR
         return Scarce.LINK if self._queue.qsize() >= FRAMES // 2 else Scarce.NEITHER

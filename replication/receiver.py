@@ -27,6 +27,8 @@ from .errors import (
     PeerUnreachable,
     RemoteProtocolError,
 )
+from .lane_door import pass_on
+from .lanes import LaneKeys
 from .pair import check_identity
 from .roles import check_term
 from .session import Side
@@ -72,13 +74,19 @@ def serve_connection(
 ) -> None:
     """Do what the client asks until it goes away; owns and closes *sock*.
 
+    A lane is passed on to who waits for it.
+
     Raises:
         NasError: why the conversation ended early, for the log; the client was told already.
             A client that just goes away while nothing is under way is no error.
     """
+    if pass_on(sock, timeout):
+        return
     peer = site.peer()
     stream = accept(sock, tls, peer.certificate if peer else None, timeout=timeout)
     with Connection(stream, Side.SERVER) as connection:
+        if peer and connection.authenticated:
+            connection.lane_keys = LaneKeys(tls, peer.certificate)
         try:
             theirs = connection.greet(greeting(site.identity))
             if connection.authenticated and peer and theirs.node_uuid != peer.uuid:

@@ -27,6 +27,7 @@ from .errors import (
     RemoteProtocolError,
     ReplicationError,
 )
+from .lanes import LanePlan, out_lanes
 from .pipeline import Pipeline, Stopped
 from .plan import SendDelta, plan_deltas
 from .wire import (
@@ -46,6 +47,10 @@ from .wire import (
 
 WINDOW_BYTES = 24 * 1024 * 1024
 """Uncompressed bytes of batches that may be on the way without an acknowledgement."""
+ONE_LANE = LanePlan()
+"""Everything over the connection itself."""
+WIDEST = 4
+"""That window counts for each lane, but not more often than this."""
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 """Between two attempts: doubled each time, from the first to the longest; reset by progress."""
@@ -106,6 +111,7 @@ def replicate(
     window: int = WINDOW_BYTES,
     patience: float | None = None,
     throttle: Callable[[int], None] | None = None,
+    lanes: LanePlan = ONE_LANE,
     leave: Callable[[Connection], None] = Connection.close,
     on_progress: Callable[[Account], None] = lambda account: None,
     sleep: Callable[[float], None] = time.sleep,
@@ -126,6 +132,7 @@ def replicate(
         throttle: called with the number of bytes that are about to go to the peer, a few KiB at a
             time, by any of the threads that send; blocks until they may, but for less than the
             peer's time-out.  What it raises ends the call, at the edge of such a piece.
+        lanes: over how many connections the data of a large delta goes, and how it is guarded.
         leave: gets the connection on which everything went well, and nothing is under way; the
             peer has the volume open on it until the next request, or its end.
         on_progress: called in the calling thread, after every batch and change of phase.
@@ -136,7 +143,7 @@ def replicate(
         DigestMismatch: not transient; nothing of the peer was lost.
         NasError: whatever the source raises.
     """
-    sender = _Sender(source, group, term, targets, window, throttle, leave, on_progress)
+    sender = _Sender(source, group, term, targets, window, throttle, lanes, leave, on_progress)
     pause, since, steady = FIRST_PAUSE_S, clock(), sender.milestone
     while True:
         try:
@@ -144,6 +151,8 @@ def replicate(
         except ReplicationError as error:
             if sender.milestone != steady:
                 pause, since, steady = FIRST_PAUSE_S, clock(), sender.milestone
+            else:
+                sender.give_up_lanes()
             if not error.transient or (patience is not None and clock() - since >= patience):
                 raise
             sender.report(phase=Phase.WAITING, reason=f"{error}; next attempt in {pause:g} s")
@@ -162,6 +171,7 @@ class _Sender:
         targets: Collection[str] | None,
         window: int,
         throttle: Callable[[int], None] | None,
+        lanes: LanePlan,
         leave: Callable[[Connection], None],
         on_progress: Callable[[Account], None],
     ) -> None:
@@ -171,6 +181,7 @@ class _Sender:
         self._targets = targets
         self._window = window
         self._throttle = throttle
+        self._lanes = lanes
         self._leave = leave
         self._on_progress = on_progress
         self._account = Account(volume=source.volume_uuid)
@@ -185,6 +196,10 @@ class _Sender:
     def milestone(self) -> tuple[int, Amount]:
         """Changes with everything that became durable at the peer."""
         return self._account.snapshots_sent, self._account.done
+
+    def give_up_lanes(self) -> None:
+        """An attempt came to nothing: whatever was the reason, it was not for want of lanes."""
+        self._lanes = ONE_LANE
 
     def report(self, **changes: object) -> None:
         self._account = msgspec.structs.replace(self._account, **changes)
@@ -244,7 +259,14 @@ class _Sender:
         self._pipeline = pipeline = Pipeline(connection, flight)
         self._earlier = self._account
         self.report(phase=Phase.SENDING, total=total, done=progress.done)
-        with _acknowledgements(connection, flight), pipeline:
+        size = total.bytes - progress.done.bytes
+        with (
+            out_lanes(connection, self._lanes, size) as lanes,
+            _acknowledgements(connection, flight),
+            pipeline,
+        ):
+            if lanes is not None:
+                flight.widen(len(lanes))
             digest = progress.digest
             for batch in self._source.read_delta(base, delta.target.guid, progress.cursor):
                 message = pack_batch(batch, digest)
@@ -255,6 +277,8 @@ class _Sender:
                 self._take_stock(connection)
                 self.report()
             pipeline.drain()
+            if lanes is not None:
+                lanes.drain()
             self._take_stock(connection)
             self.report(phase=Phase.SEALING)
             connection.send(Seal(flight.sent.digest, flight.sent.done))
@@ -310,6 +334,10 @@ class _Flight:
     def has_room(self, size: int) -> bool:
         """So many bytes more fit into the window, or nothing at all is in it."""
         return not self._bytes or self._bytes + size <= self._window
+
+    def widen(self, lanes: int) -> None:
+        """Each lane has its own part on the way."""
+        self._window *= min(lanes, WIDEST)
 
     def wait_for_room(self, size: int) -> None:
         """Raises what ended the acknowledgements, or `Stopped`."""

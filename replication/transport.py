@@ -12,6 +12,7 @@ import contextlib
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -29,9 +30,9 @@ TIMEOUT_S = 20.0
 _CHUNK = 256 * 1024
 _SHARE = 16 * 1024
 """Bytes asked for at a time where the link is shared: few, so that a slow one is exact; more and
-more, up to a whole chunk, while nobody has to wait."""
-_FREE_S = 0.001
-"""Who waited for less has not waited (seconds)."""
+more, up to a whole chunk, while each is gone at once."""
+_QUICK_S = 0.002
+_RTT = struct.Struct("=148xI")  # struct tcp_info of <linux/tcp.h>, up to tcpi_min_rtt
 _LINGER_BYTES = 64 * 1024 * 1024
 _WRONG_CERTIFICATE = frozenset(
     {
@@ -123,11 +124,35 @@ def connect(
         PeerUnreachable: nobody there, or no answer in time.
         NotAuthenticated: the certificate is not the pinned one.
     """
+    return client_handshake(
+        open_socket(address, timeout), credentials, address, pinned, timeout=timeout
+    )
+
+
+def open_socket(address: str, timeout: float) -> socket.socket:
+    """A TCP connection to HOST:PORT.  Raises PeerUnreachable."""
     try:
-        raw = socket.create_connection(parse_address(address), timeout=timeout)
+        return socket.create_connection(parse_address(address), timeout=timeout)
     except OSError as exc:
         raise PeerUnreachable(address, _reason(exc)) from exc
+
+
+def client_handshake(
+    raw: socket.socket,
+    credentials: Credentials | None,
+    address: str,
+    pinned: str | None,
+    *,
+    timeout: float,
+) -> TlsStream:
+    """`connect`, over a socket that is connected already."""
     return _handshake(raw, client_context(credentials, pinned), address, pinned, timeout)
+
+
+def bare_stream(raw: socket.socket, peer: str, *, timeout: float) -> TlsStream:
+    """A stream without TLS, for bytes that are authenticated elsewhere."""
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return TlsStream(raw, peer, authenticated=False, certificate=None, timeout=timeout)
 
 
 def accept(
@@ -240,7 +265,7 @@ class TlsStream:
 
     def __init__(
         self,
-        sock: ssl.SSLSocket,
+        sock: ssl.SSLSocket | socket.socket,
         peer: str,
         *,
         authenticated: bool,
@@ -269,6 +294,15 @@ class TlsStream:
         """Seconds since the last bytes were read."""
         return self._clock() - self._heard
 
+    @property
+    def round_trip_s(self) -> float:
+        """To the peer and back, the shortest that TCP has measured (seconds); 0: it can't tell."""
+        try:
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT.size)
+        except OSError:
+            return 0.0
+        return float(_RTT.unpack(info)[0]) / 1e6 if len(info) == _RTT.size else 0.0
+
     def send(self, data: bytes) -> None:
         """All of *data*; one thread at a time.
 
@@ -283,9 +317,9 @@ class TlsStream:
             piece, view = view[: self._share], view[self._share :]
             began = self._clock()
             self.throttle(len(piece))
-            waited = self._clock() - began > _FREE_S
-            self._share = _SHARE if waited else min(2 * self._share, _CHUNK)
             self._send(piece)
+            quick = self._clock() - began < _QUICK_S
+            self._share = min(2 * self._share, _CHUNK) if quick else _SHARE
 
     def _send(self, view: memoryview) -> None:
         moved = self._clock()
@@ -294,7 +328,7 @@ class TlsStream:
             with self._lock:
                 try:
                     count = self._sock.send(view[:_CHUNK])
-                except ssl.SSLWantWriteError:
+                except (ssl.SSLWantWriteError, BlockingIOError):
                     count = 0
                 except ssl.SSLWantReadError:
                     count, wants = 0, select.POLLIN
@@ -336,7 +370,7 @@ class TlsStream:
                     self.received += count
                     self._heard = self._clock()
                     return buffer[:count]
-                except ssl.SSLWantReadError:
+                except (ssl.SSLWantReadError, BlockingIOError):
                     pass
                 except ssl.SSLWantWriteError:
                     wants = select.POLLOUT

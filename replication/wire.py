@@ -8,6 +8,7 @@ is decoded.  Every malformed input becomes `RemoteProtocolError`.  See docs/PROT
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Annotated, Final
 
 import msgspec
@@ -177,6 +178,36 @@ class Sealed(msgspec.Struct, frozen=True):
     guid: Id
 
 
+class LaneKind(Enum):
+    """How a lane is guarded."""
+
+    SEALED = "sealed"
+    """It is TLS."""
+    CLEAR = "clear"
+    """It is not; a digest of each frame comes over the connection."""
+
+
+class Lanes(msgspec.Struct, frozen=True):
+    """I want to send batches over so many further connections."""
+
+    count: Count
+    kind: LaneKind
+
+
+class Door(msgspec.Struct, frozen=True):
+    """That is the name by which they find me."""
+
+    token: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+
+
+class Laned(msgspec.Struct, frozen=True):
+    """The next batch comes over that lane, counted from 0."""
+
+    lane: Count
+    digest: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
+    """BLAKE3 of its kind, flags and payload as they travel; empty on a sealed lane."""
+
+
 class _DataIn(msgspec.Struct, frozen=True):
     """A `DataBatch` as it arrives: its body stays where it is."""
 
@@ -206,6 +237,9 @@ Message = (
     | Ack
     | Seal
     | Sealed
+    | Lanes
+    | Door
+    | Laned
 )
 
 _TYPES: Final[Mapping[Kind, type[Message]]] = {
@@ -229,6 +263,9 @@ _TYPES: Final[Mapping[Kind, type[Message]]] = {
     Kind.ACK: Ack,
     Kind.SEAL: Seal,
     Kind.SEALED: Sealed,
+    Kind.LANES: Lanes,
+    Kind.DOOR: Door,
+    Kind.LANED: Laned,
 }
 _KIND_OF: Final = {message: kind for kind, message in _TYPES.items()}
 _DECODERS: Final = {

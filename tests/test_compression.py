@@ -18,7 +18,6 @@ from replication.compression import (
     SAMPLE_FROM,
     TRUSTED,
     Compressor,
-    Cost,
     Depth,
     Scarce,
     next_level,
@@ -57,25 +56,24 @@ def test_auto_moves_from_end_to_end_and_a_fixed_level_never() -> None:
         assert (auto.level, fixed.level, off.level) == (end, 7, 0)
 
 
-def decide(depth: Depth, scarce: Scarce, *, packing_s: float, link_s: float) -> int:
-    """The level after one decision; seconds for a byte."""
+def decide(depth: Depth, scarce: Scarce, ns: float) -> int:
+    """The level after one decision; *ns* for a byte."""
     for _ in range(FRAMES_A_DECISION):
-        depth.spend(Cost(1000, 1000 * packing_s, 1000 * link_s))
+        depth.spend(1000, 1000 * ns / 1e9)
         depth.note(scarce)
     return depth.level
 
 
-def test_a_link_that_is_faster_than_compression_gets_frames_as_they_are() -> None:
+def test_frames_go_as_they_are_for_as_long_as_that_is_sooner() -> None:
     depth = Depth(AUTO)
-    assert decide(depth, P, packing_s=4e-9, link_s=1e-9) == LOWEST_LEVEL
-    assert decide(depth, P, packing_s=4e-9, link_s=1e-9) == 0
+    assert decide(depth, P, 4) == LOWEST_LEVEL
+    assert decide(depth, P, 4) == 0
     for _ in range(100):
-        assert decide(depth, L, packing_s=0, link_s=3e-9) == 0, "it takes them well enough"
-    assert decide(depth, L, packing_s=0, link_s=9e-9) == LOWEST_LEVEL
-    for _ in range(TRUSTED - 1):
-        level = decide(depth, P, packing_s=4e-9, link_s=1e-9)
-        assert level == LOWEST_LEVEL, "that link is known to be too slow"
-    assert decide(depth, P, packing_s=4e-9, link_s=1e-9) == 0, "it may have become faster"
+        assert decide(depth, L, 4) == 0, "it is no slower"
+    assert decide(depth, L, 9) == LOWEST_LEVEL
+    for _ in range(TRUSTED):
+        assert decide(depth, P, 4) == LOWEST_LEVEL, "without compression it was slower"
+    assert decide(depth, P, 4) == 0, "the link may have become faster"
 
 
 def test_a_decision_takes_several_frames() -> None:

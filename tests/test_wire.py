@@ -57,7 +57,11 @@ from replication.wire import (
     Created,
     CreateReplication,
     Data,
+    Door,
     Hello,
+    Laned,
+    LaneKind,
+    Lanes,
     Message,
     Offer,
     Operate,
@@ -121,6 +125,9 @@ MESSAGES: list[Message] = [
     Ack(Amount(5, 6), b"c", bytes(32)),
     Seal(bytes(32), Amount(5, 6)),
     Sealed("guid"),
+    Lanes(2, LaneKind.CLEAR),
+    Door(bytes(16)),
+    Laned(1, bytes(32)),
 ]
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 windows = typer.Typer(help="When a group may be sent.", no_args_is_help=True)
 
 
+LANES_HELP = "Connections for bulk data: auto (by the link's delay) or 1 to 8."
+ENCRYPTION_HELP = "Of bulk data: on, or off for a trusted line. All else is always encrypted."
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to ``nasfs replication``."""
     app.add_typer(windows, name="window")
@@ -43,13 +47,17 @@ def set_(
     rpo: Annotated[
         str | None, typer.Option(metavar="SPAN", help="So old may the partner's copy become.")
     ] = None,
+    lanes: Annotated[str | None, typer.Option(help=LANES_HELP)] = None,
+    encryption: Annotated[str | None, typer.Option(help=ENCRYPTION_HELP)] = None,
 ) -> None:
     """Change what is named; it counts at once, for a transfer under way, too."""
     from nasfs.node.client import replication_url
     from nasfs.node.messages import ReplicationView
     from nasfs.node.sending.replication_messages import ReplicationSet
 
-    body = ReplicationSet(compression, max_snapshots, priority, rate, max_lag, rpo)
+    body = ReplicationSet(
+        compression, max_snapshots, priority, rate, max_lag, rpo, lanes, encryption
+    )
     if body == ReplicationSet():
         raise ConfigError("nothing to change was named", hint="nasfs replication set --help")
     client().patch(replication_url(group), ReplicationView, body)

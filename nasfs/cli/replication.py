@@ -11,7 +11,7 @@ from nasfs.node.words import check_name, parse_volume, render_size
 from replication.link import render_rate
 
 from . import verify
-from .link import register
+from .link import ENCRYPTION_HELP, LANES_HELP, register
 from .session import DryRun, Json, client, print_fields, print_json, print_table, warn
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def create(
     rpo: Annotated[
         str, typer.Option(metavar="SPAN", help="So old may the partner's copy become.")
     ] = "",
+    lanes: Annotated[str, typer.Option(help=LANES_HELP)] = "auto",
+    encryption: Annotated[str, typer.Option(help=ENCRYPTION_HELP)] = "on",
 ) -> None:
     """Replicate a group: the partner makes passive volumes of the same identity."""
     from nasfs.node.messages import ReplicationCreate, ReplicationView
@@ -62,7 +64,7 @@ def create(
         names[str(parse_volume(local))] = remote
     body = ReplicationCreate(
         group, to_pool, names, provision, max_snapshots, compression, priority, rate,
-        tuple(window), max_lag, rpo,
+        tuple(window), max_lag, rpo, lanes, encryption,
     )  # fmt: skip
     client().post("/v1/replications", ReplicationView, body)
 
@@ -167,6 +169,8 @@ def show(group: str, as_json: Json = False) -> None:
             ("latest transfer", f"{view.rows_done} rows, {render_size(view.bytes_done)}, "
              f"{render_size(view.wire_bytes)} on the wire, {view.seconds:.1f} s"),
             ("compression", view.compression + (f", level {view.level} now" if view.level else "")),
+            ("lanes", view.lanes),
+            ("encryption", "off: bulk data travels in the clear" * (view.encryption == "off")),
             ("priority", f"{view.priority} %"),
             ("rate", f"{render_rate(view.rate)} a second" if view.rate else ""),
             *(("window", window) for window in view.windows),

@@ -12,7 +12,7 @@ from .records import Invitation, Journal, Reception, Replication, Transfer
 
 _REPLICATION = (
     "grp, to_pool, provision, max_snapshots, compression, paused, priority, rate, windows,"
-    " max_lag_s, rpo_s, split"
+    " max_lag_s, rpo_s, split, lanes, encryption"
 )
 _TRANSFER = (
     'grp, state, reason, hint, exit_code, attempts, changed_ns, done_ns, "rows", bytes,'

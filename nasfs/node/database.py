@@ -157,6 +157,12 @@ CREATE TABLE followed (
 CREATE TABLE looked_back (
     one INTEGER PRIMARY KEY CHECK (one = 1), daemon TEXT NOT NULL) STRICT;
 """,
+    # 9 to 10: lanes of replications
+    """
+ALTER TABLE replication ADD COLUMN lanes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE replication ADD COLUMN encryption TEXT NOT NULL DEFAULT 'on'
+    CHECK (encryption IN ('on', 'off'));
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 

@@ -402,6 +402,8 @@ class ReplicationCreate(Request, frozen=True):
     windows: tuple[str, ...] = ()
     max_lag: str = ""
     rpo: str = ""
+    lanes: str = "auto"
+    encryption: str = "on"
 
 
 class ReplicationView(msgspec.Struct, frozen=True):
@@ -418,6 +420,10 @@ class ReplicationView(msgspec.Struct, frozen=True):
     windows: tuple[str, ...]
     max_lag_s: int
     rpo_s: int
+    lanes: str
+    """``auto`` or the number of connections for the data of large deltas."""
+    encryption: str
+    """``off``: that data travels in the clear."""
     paused: bool
     split: bool
     remote_volumes: dict[str, str]

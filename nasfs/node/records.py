@@ -67,6 +67,10 @@ class Replication(msgspec.Struct, frozen=True):
     """So old may the newest copy become; 0: nobody said."""
     split: int = 0
     """1: the sites were parted by hand."""
+    lanes: int = 0
+    """Connections for the data of large deltas, 1 to 8; 0: as many as the link's delay asks for."""
+    encryption: str = "on"
+    """``off``: the data of large deltas travels in the clear, with digests over TLS."""
 
 
 class Reception(msgspec.Struct, frozen=True):

@@ -407,6 +407,7 @@ def _replicate(node: Node, group: Group, work: Work) -> None:
     made = Replication(
         group.uuid, terms.pool, terms.provision, terms.max_snapshots, terms.compression, 0,
         terms.priority, terms.rate, terms.windows, terms.max_lag_s, terms.rpo_s,
+        lanes=terms.lanes, encryption=terms.encryption,
     )  # fmt: skip
     if node.bond.replication(group.uuid) is None:
         node.bond.add_replication(made, dict(terms.names))

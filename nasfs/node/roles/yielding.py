@@ -93,7 +93,7 @@ def terms_of(node: Node, group: Group) -> Terms:
         return Terms(pool, names)
     return Terms(
         pool, names, made.provision, made.max_snapshots, made.compression, made.priority,
-        made.rate, made.windows, made.max_lag_s, made.rpo_s,
+        made.rate, made.windows, made.max_lag_s, made.rpo_s, made.lanes, made.encryption,
     )  # fmt: skip
 
 

@@ -14,9 +14,11 @@ from replication.client import create_replication, peer_status
 from replication.compression import AUTO
 from replication.endpoint import GroupSpec, GroupStatus, Source, VolumeSpec
 from replication.errors import PeerUnreachable, RefusedByPeer
+from replication.lanes import LanePlan
 from replication.local import VolumeSource
 from replication.plan import Retention, SnapGroup, plan_snap_groups
 from replication.sender import Account, replicate
+from replication.wire import LaneKind
 
 from ..context import Node
 from ..leases import hold, older, release
@@ -29,6 +31,9 @@ from .reports import Both, Done, Running
 
 COMPRESSION_LEVELS = {"off": 0, "auto": AUTO, **{str(n): n for n in range(1, 10)}}
 """The words of the option, and the level of zstandard that they mean (0: none)."""
+
+LANE_KINDS = {"on": LaneKind.SEALED, "off": LaneKind.CLEAR}
+"""The words of ``--encryption``."""
 
 AT_A_TIME = 16
 """Snap groups of a group of one volume that go in one conversation, before it is planned anew."""
@@ -118,6 +123,7 @@ class Outgoing:
         self._group = group
         self._made = made
         self._level = COMPRESSION_LEVELS[made.compression]
+        self._lanes = LanePlan(made.lanes, LANE_KINDS[made.encryption])
         self._governor = governor
         self._say = say
         self._line = line
@@ -264,6 +270,7 @@ class Outgoing:
                 targets=[snapshot.guid for snapshot in snapshots],
                 patience=self._patience_s,
                 throttle=self._governor.throttle,
+                lanes=self._lanes,
                 leave=self._line.give_back,
                 on_progress=tell,
             )

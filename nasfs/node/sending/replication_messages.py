@@ -16,6 +16,8 @@ class ReplicationSet(Request, frozen=True):
     rate: str | None = None
     max_lag: str | None = None
     rpo: str | None = None
+    lanes: str | None = None
+    encryption: str | None = None
 
 
 class ReplicationRun(Request, frozen=True):

@@ -63,6 +63,8 @@ def replication_view(
         windows=tuple(made.windows.splitlines()),
         max_lag_s=made.max_lag_s,
         rpo_s=made.rpo_s,
+        lanes=str(made.lanes or "auto"),
+        encryption=made.encryption,
         paused=bool(made.paused),
         split=bool(made.split),
         remote_volumes={

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from nasfs.errors import ConfigError, Failed, Refused
 from nasfs.schedule.spans import parse_span
 from replication.client import create_replication
+from replication.lanes import AUTO_LANES, MOST_LANES
 from replication.link import parse_rate, parse_window
 
 from ..context import Node
@@ -53,7 +54,7 @@ def _create(node: Node, body: ReplicationCreate) -> tuple[Group, Replication]:
         Replication(group.uuid, body.to_pool, body.provision, 0, "", 0),
         ReplicationSet(
             body.compression, body.max_snapshots, body.priority, body.rate or None,
-            body.max_lag or None, body.rpo or None,
+            body.max_lag or None, body.rpo or None, body.lanes, body.encryption,
         ),
     )  # fmt: skip
     for window in body.windows:
@@ -93,7 +94,21 @@ def _changed(made: Replication, changes: ReplicationSet) -> Replication:
         made = replace(made, max_lag_s=_span(changes.max_lag, "--max-lag"))
     if changes.rpo is not None:
         made = replace(made, rpo_s=_span(changes.rpo, "--rpo"))
+    if changes.lanes is not None:
+        made = replace(made, lanes=_lanes(changes.lanes))
+    if changes.encryption is not None:
+        if changes.encryption not in ("on", "off"):
+            raise ConfigError(f"encryption is on or off, not {changes.encryption!r}")
+        made = replace(made, encryption=changes.encryption)
     return made
+
+
+def _lanes(text: str) -> int:
+    if text == "auto":
+        return AUTO_LANES
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_LANES):
+        raise ConfigError(f"{text!r} is no number of lanes", hint=f"auto or 1 to {MOST_LANES}")
+    return int(text)
 
 
 def _span(text: str, what: str) -> int:
