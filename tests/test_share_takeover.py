@@ -20,6 +20,7 @@ from tests.smb import SmbServer
 pytestmark = pytest.mark.mount
 
 DOCS = Path(__file__).parents[1] / "docs"
+BOB_MAY_READ = "ACL:NASFSTEST\\bob:ALLOWED/0x0/READ"
 ALICE, BOB = "alice's own", "bob's own"
 LOSE = ("--force", "--lose-unreplicated")
 
@@ -92,7 +93,7 @@ def descriptor(server: SmbServer, file: str, *change: str) -> str:
 def set_nt_acls(server: SmbServer) -> list[str]:
     """Entries that name bob by his SID: below the SID of the machine that has his account."""
     denied = descriptor(server, "denied", "--add", "ACL:NASFSTEST\\bob:DENIED/0x0/FULL")
-    granted = descriptor(server, "granted", "--add", "ACL:NASFSTEST\\bob:ALLOWED/0x0/READ")
+    granted = descriptor(server, "granted", "--add", BOB_MAY_READ)
     for shown in (denied, granted):
         assert "NASFSTEST\\bob:" in shown
     return [denied, granted]
@@ -218,7 +219,9 @@ def test_a_number_that_is_somebody_elses_is_translated(base: Path) -> None:
         prepare(a)
         with a.smbd() as server:
             wait_until(lambda: "office" in shares_of(server, "alice", ALICE), "it is shared")
+            shown = set_nt_acls(server)
             may = what_they_may(server, base)
+            assert may == MAY
         replicate(a, "one")
         a.kill_all()
         done = b.nasfs("failover", "office", *LOSE)
@@ -254,4 +257,20 @@ def test_a_number_that_is_somebody_elses_is_translated(base: Path) -> None:
         ] == "alice"
         with b.smbd() as server:
             wait_until(lambda: "office" in shares_of(server, "alice", ALICE), "it is shared")
+            assert [descriptor(server, file) for file in ("denied", "granted")] == shown
             assert what_they_may(server, base) == may
+            # What Samba sets here counts here, and in what is stored, for those of the other site.
+            changed = descriptor(server, "private", "--add", BOB_MAY_READ)
+            may_read = what_they_may(server, base)["bob reads private"]
+            assert (may_read, "NASFSTEST\\bob:ALLOWED" in changed) == ("ok", True)
+
+        # Both go their own ways: what was merged stays, and so does what is translated.
+        shares, passwd = b.json("share", "list"), (b.etc / "passwd").read_text()
+        b.run("replication", "delete", "office", "--force")
+        assert b.json("share", "list") == shares
+        assert (b.etc / "passwd").read_text() == passwd
+        assert "translated" in b.fails(3, "group", "destroy", "office")
+        assert "translated" in b.fails(3, "group", "remove", "office", "safe/home")
+        b.run("volume", "unmount", "safe/home")
+        b.run("volume", "mount", "safe/home")
+        assert (home / "private").stat().st_uid == number
