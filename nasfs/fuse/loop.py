@@ -171,7 +171,7 @@ class _Lowlevel:
     """`trio.lowlevel`, but for the two functions that concern the kernel's descriptor."""
 
     def __init__(self, is_introduced: Callable[[], bool], *, can_poll: bool) -> None:
-        self._is_introduced: Callable[[], bool] | None = is_introduced
+        self._is_introduced = is_introduced
         self._can_poll = can_poll
         self._descriptor: RequestDescriptor | None = None
 
@@ -179,13 +179,15 @@ class _Lowlevel:
         return getattr(trio.lowlevel, name)
 
     async def wait_readable(self, fd: int) -> None:
-        if self._is_introduced is not None and self._is_introduced():
-            self._is_introduced = None
         if self._descriptor is None:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
             ready = poll.poll
             self._descriptor = RequestDescriptor(fd, lambda: ready(0), can_poll=self._can_poll)
+        if self._is_introduced():
+            # From now on without another coroutine in between.
+            wait_readable = self._descriptor.wait_readable
+            self.wait_readable = lambda fd: wait_readable()  # type: ignore[method-assign]
         await self._descriptor.wait_readable()
 
     def notify_closing(self, fd: int) -> None:

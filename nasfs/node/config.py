@@ -35,6 +35,13 @@ class ShareServers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the partner's site, and what stands for each at this one."""
 
 
+class Failover(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a primary does that comes back while its partner does not answer."""
+
+    without_partner: Literal["wait", "mount"] = "wait"
+    """mount: it serves again after some seconds, although it may have been replaced."""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a node is told by its administrator."""
 
@@ -46,6 +53,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commit_interval_s: float = 5.0
     """Seconds until what was written, but not synced, is on disk."""
     shares: ShareServers = ShareServers()
+    failover: Failover = Failover()
 
     def __post_init__(self) -> None:
         if self.version != VERSION:

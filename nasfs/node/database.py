@@ -146,6 +146,17 @@ CREATE TABLE partner_word (
     grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
     body TEXT NOT NULL) STRICT;
 """,
+    # 8 to 9: primaries that have come back, and wait for a word from their partner
+    """
+CREATE TABLE waiting (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    term INTEGER NOT NULL, since_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE followed (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    term INTEGER NOT NULL) STRICT;
+CREATE TABLE looked_back (
+    one INTEGER PRIMARY KEY CHECK (one = 1), daemon TEXT NOT NULL) STRICT;
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 

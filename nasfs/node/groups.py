@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nasfs.errors import NasError, Refused
 
+from .coming_back import how_to_go_on, waits_since, why_it_waits
 from .context import Node
 from .engine import info
 from .inventory import check_active
@@ -118,6 +119,9 @@ def group_view(node: Node, group: Group) -> GroupView:
         next_step=describe(journal)[1] if journal else "",
         to_finish=how_to_finish(journal, group.name) if journal else "",
         is_original_primary=bool(group.home),
+        waits=(waits := why_it_waits(node, group)),
+        waits_since=when(waits_since(node, group)),
+        to_go_on=how_to_go_on(group.name) if waits else "",
     )
 
 

@@ -21,6 +21,7 @@ from nasfs.volume import (
 from nasfs.volume import destroy_volume as engine_destroy
 from nasfs.volume import rename_volume as engine_rename
 
+from .coming_back import check_heard, how_to_go_on, why_it_waits
 from .context import MountPhase, MountState, Node
 from .engine import Server, ask, change, find_server, info
 from .messages import PoolCreate, PoolView, VolumeCreate, VolumeView
@@ -145,6 +146,8 @@ def volume_view(node: Node, row: VolumeRow) -> VolumeView:
     """A volume that cannot be read is shown with its problem."""
     mount = mount_state(node, row)
     group = node.state.find_group(row.group) if row.group else None
+    if group is not None and row.wanted and mount.phase is MountPhase.UNMOUNTED:
+        mount = _waiting(node, group) or mount
     base = VolumeView(
         name=str(node.state.volume_name(row)),
         uuid=row.uuid,
@@ -182,6 +185,12 @@ def volume_view(node: Node, row: VolumeRow) -> VolumeView:
         list_snapshots=found.lists_snapshots,
         problem=base.problem or _lacks(unreserved),
     )
+
+
+def _waiting(node: Node, group: Group) -> MountState | None:
+    why = why_it_waits(node, group)
+    problem = f"{why}; {how_to_go_on(group.name)}"
+    return MountState(MountPhase.WAITING, problem=problem) if why else None
 
 
 def _unreserved(node: Node, row: VolumeRow, found: VolumeInfo) -> int:
@@ -249,6 +258,7 @@ def check_active(node: Node, group: Group) -> None:
             f"group {group.name} is being handed over to the partner",
             hint=f"to call that off: nasfs failover {group.name} --call-off",
         )
+    check_heard(node, group)
 
 
 def is_yielding(node: Node, group: Group) -> bool:

@@ -19,6 +19,7 @@ from sharecfg.placed import Placed
 from sharecfg.ports import with_ports
 from sharecfg.samba import parse_samba, render_samba
 
+from ..coming_back import why_it_waits
 from ..context import MountPhase, Node
 from ..inventory import WRITABLE_ROLES, is_yielding, mount_state, running_mount
 from .ganeshas import Wanted, are_as, recovery_of, settle, telling
@@ -107,6 +108,8 @@ def _standing(node: Node, share: Share, theirs: Foreign) -> Standing:
         return Standing(share, path, f"group {group.name} is {group.role} here")
     if group is not None and is_yielding(node, group):
         return Standing(share, path, f"group {group.name} is being handed over")
+    if group is not None and (waits := why_it_waits(node, group)):
+        return Standing(share, path, waits)
     if mount.phase is not MountPhase.MOUNTED:
         return Standing(share, path, "its volume is not mounted")
     taken = {Server.SAMBA} if share.smb and share.key in theirs.sections else set()
