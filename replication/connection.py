@@ -198,12 +198,16 @@ class Connection:
         return None
 
     def _fill(self, wait: float | None) -> bool:
-        data = self._stream.receive(wait)
+        room = self._codec.room()
+        data = self._stream.receive(wait, room or None)
         if data is None:
             return False
         if not data:
             raise PeerUnreachable(self.peer, "it closed the connection")
-        self._codec.feed(data)
+        if room:
+            self._codec.filled(len(data))
+        else:
+            self._codec.feed(data)
         return True
 
     def _keep_alive(self) -> None:

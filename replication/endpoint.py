@@ -112,7 +112,7 @@ class DataBatch(msgspec.Struct, frozen=True):
     """Extents in the order of the delta, their bytes joined in `body`, the position behind."""
 
     extents: tuple[Extent, ...]
-    body: bytes
+    body: bytes | memoryview
     cursor: Cursor
 
 
@@ -263,6 +263,8 @@ class GroupStatus(msgspec.Struct, frozen=True):
     """So many snap groups it keeps at most; 0: it does not tell."""
     keep_least: Count = 0
     """So many it wants to have at least."""
+    staged: Label = ""
+    """The digest of the shares and accounts of the group that it has; empty: it does not tell."""
 
 
 class Site(Protocol):

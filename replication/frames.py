@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 import zstandard
 
-from .compression import Compressor
+from .compression import Buffer, Compressor
 from .errors import LocalProtocolError, RemoteProtocolError
 
 MAGIC = b"NR"
@@ -21,9 +22,14 @@ MAX_PAYLOAD = 8 * 1024 * 1024
 """Bytes of a payload at most, on the wire and decompressed."""
 
 _HEADER = struct.Struct("!2sBBI")  # magic, kind, flags, payload length
-_CRC = struct.Struct("!I")  # CRC-32 of the header before it and of the payload
+_CRC = struct.Struct("!I")  # CRC-32 of the header before it and of the payload's beginning
+CHECKED_BYTES = 4096
+"""Of a payload the CRC covers so much: it tells a foreign or misplaced frame.  TLS and the chain of
+digests guard the rest."""
 HEADER_BYTES = _HEADER.size + _CRC.size
 _WORTH_COMPRESSING = 512
+_LARGE = 64 * 1024
+"""From so many bytes on, a payload is collected in a buffer of its own."""
 
 
 class Kind(IntEnum):
@@ -65,28 +71,60 @@ class Frame:
     """A kind and its payload as it travels (still compressed, if the flag says so)."""
 
     kind: Kind
-    payload: bytes
+    payload: Buffer
     flags: Flag = Flag.NONE
 
     def encode(self) -> bytes:
-        header = _HEADER.pack(MAGIC, self.kind, self.flags, len(self.payload))
-        crc = zlib.crc32(self.payload, zlib.crc32(header))
-        return b"".join((header, _CRC.pack(crc), self.payload))
+        return join_frame(self.kind, (self.payload,), self.flags)
+
+
+def join_frame(kind: Kind, parts: Sequence[Buffer], flags: Flag = Flag.NONE) -> bytes:
+    """The bytes of a frame whose payload is in parts, which are copied once."""
+    header = _HEADER.pack(MAGIC, kind, flags, sum(map(len, parts)))
+    crc, left = zlib.crc32(header), CHECKED_BYTES
+    for part in parts:
+        checked = memoryview(part)[:left]
+        crc = zlib.crc32(checked, crc)
+        left -= len(checked)
+    return b"".join((header, _CRC.pack(crc), *parts))
 
 
 class FrameReader:
-    """Collects bytes and gives whole, undamaged frames."""
+    """Collects bytes and gives whole, undamaged frames.
+
+    Bytes are fed; those of a large payload may be written where `room` says, so that they are
+    never copied.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._header = b""
+        """Of the large frame whose payload is being collected."""
+        self._large = bytearray()
+        self._have = 0
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def feed(self, data: Buffer) -> None:
+        if self._header:
+            view = memoryview(data)
+            room = self.room()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            self._have += count
+            data = view[count:]
         self._buffer += data
+
+    def room(self) -> memoryview:
+        """Where the next bytes may be written, see `filled`; empty: they have to be fed."""
+        return memoryview(self._large)[self._have :]
+
+    def filled(self, count: int) -> None:
+        """So many bytes were written to the beginning of `room`."""
+        self._have += count
 
     @property
     def empty(self) -> bool:
         """Whether the bytes so far end with a frame."""
-        return not self._buffer
+        return not (self._buffer or self._header)
 
     def next_frame(self) -> Frame | None:
         """The next whole frame, or None until more bytes are fed.
@@ -95,20 +133,51 @@ class FrameReader:
             RemoteProtocolError: not our magic, unknown kind or flag, too large, damaged.  The
                 reader stays where it is: nothing behind such bytes can be trusted.
         """
+        if self._header:
+            return self._next_large()
         if len(self._buffer) < HEADER_BYTES:
             return None
         magic, number, flags, length = _HEADER.unpack_from(self._buffer)
         kind = _check_header(magic, number, flags, length)
         end = HEADER_BYTES + length
+        if length >= _LARGE:
+            self._begin_large(length)
+            return self._next_large()
         if len(self._buffer) < end:
             return None
         with memoryview(self._buffer) as view:
+            header = bytes(view[:HEADER_BYTES])
             payload = bytes(view[HEADER_BYTES:end])
-            crc = zlib.crc32(payload, zlib.crc32(view[: _HEADER.size]))
-        if (crc,) != _CRC.unpack_from(self._buffer, _HEADER.size):
-            raise RemoteProtocolError(f"damaged {kind.name} frame")
+        _check_crc(kind, header, payload)
         del self._buffer[:end]
         return Frame(kind, payload, Flag(flags))
+
+    def _begin_large(self, length: int) -> None:
+        """The frame at the beginning of the buffer gets one of its own."""
+        end = HEADER_BYTES + length
+        with memoryview(self._buffer) as view:
+            self._header = bytes(view[:HEADER_BYTES])
+            self._large = bytearray(length)
+            self._have = len(view[HEADER_BYTES:end])
+            self._large[: self._have] = view[HEADER_BYTES:end]
+        del self._buffer[:end]
+
+    def _next_large(self) -> Frame | None:
+        if self._have < len(self._large):
+            return None
+        _, number, flags, _ = _HEADER.unpack_from(self._header)
+        kind = Kind(number)
+        _check_crc(kind, self._header, self._large)
+        payload = self._large
+        self._header, self._large, self._have = b"", bytearray(), 0
+        return Frame(kind, payload, Flag(flags))
+
+
+def _check_crc(kind: Kind, header: bytes, payload: Buffer) -> None:
+    """Raises RemoteProtocolError."""
+    crc = zlib.crc32(memoryview(payload)[:CHECKED_BYTES], zlib.crc32(header[: _HEADER.size]))
+    if (crc,) != _CRC.unpack_from(header, _HEADER.size):
+        raise RemoteProtocolError(f"damaged {kind.name} frame")
 
 
 def _check_header(magic: bytes, number: int, flags: int, length: int) -> Kind:
@@ -124,24 +193,25 @@ def _check_header(magic: bytes, number: int, flags: int, length: int) -> Kind:
     return kind
 
 
-def pack(kind: Kind, payload: bytes, compressor: Compressor | None = None, level: int = 0) -> Frame:
+def pack(
+    kind: Kind, parts: Sequence[Buffer], compressor: Compressor | None = None, level: int = 0
+) -> bytes:
     """A frame; compressed if that is asked for, allowed for the kind, and saves a sixteenth.
+
+    Args:
+        parts: of the payload.
 
     Raises:
         LocalProtocolError: the payload is too large.
     """
-    if len(payload) > MAX_PAYLOAD:
-        raise LocalProtocolError(f"{kind.name} payload of {len(payload)} bytes")
-    if (
-        compressor is not None
-        and level
-        and kind in COMPRESSIBLE
-        and len(payload) >= _WORTH_COMPRESSING
-    ):
-        packed = compressor.compress(payload, level)
+    length = sum(map(len, parts))
+    if length > MAX_PAYLOAD:
+        raise LocalProtocolError(f"{kind.name} payload of {length} bytes")
+    if compressor is not None and level and kind in COMPRESSIBLE and length >= _WORTH_COMPRESSING:
+        packed = compressor.compress(parts[0] if len(parts) == 1 else b"".join(parts), level)
         if packed is not None:
-            return Frame(kind, packed, Flag.ZSTD)
-    return Frame(kind, payload)
+            return join_frame(kind, (packed,), Flag.ZSTD)
+    return join_frame(kind, parts)
 
 
 class Unpacker:
@@ -150,7 +220,7 @@ class Unpacker:
     def __init__(self) -> None:
         self._decompressor = zstandard.ZstdDecompressor()
 
-    def unpack(self, frame: Frame) -> bytes:
+    def unpack(self, frame: Frame) -> Buffer:
         """The payload as it was before compression.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ from nasfs.volume import (
     Pool,
     RowPosition,
     Snapshot,
+    Volume,
     create_volume,
     open_volume,
 )
@@ -204,6 +205,11 @@ class VolumeSink:
         self._applier = Applier(self._volume)
 
     @property
+    def volume(self) -> Volume:
+        """Between two deltas its holds and snapshots may be changed."""
+        return self._volume
+
+    @property
     def volume_uuid(self) -> str:
         return self._volume.uuid
 
@@ -285,9 +291,14 @@ class VolumeSink:
         self._volume.commit()
         self._volume.reclaim_step(RECLAIM_A_COMMIT)
 
-    def seal(self, target: SnapshotRef) -> None:
+    def seal(self, target: SnapshotRef, along: Callable[[Snapshot], None] | None = None) -> None:
+        """*along*: see `Volume.seal`."""
         self._applier.seal(
-            target.name, guid=target.guid, time_ns=target.time_ns, snap_group=target.snap_group
+            target.name,
+            guid=target.guid,
+            time_ns=target.time_ns,
+            snap_group=target.snap_group,
+            along=along,
         )
 
     def close(self) -> None:

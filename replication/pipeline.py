@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Protocol
 
-from .compression import Scarce
+from .compression import Cost, Scarce
 from .connection import Connection
 from .wire import Data, Rows
 
@@ -43,11 +44,15 @@ class Stopped(Exception):
     """Nobody wants the rest to be sent."""
 
 
+_Packed = tuple[bytes, float]
+"""A frame, and the seconds that packing it took."""
+
+
 class _Item:
     def __init__(self, message: Rows | Data, launch: Callable[[], None]) -> None:
         self.message = message
         self.launch = launch
-        self.frame: Future[bytes] | None = None
+        self.frame: Future[_Packed] | None = None
 
 
 class Pipeline:
@@ -77,8 +82,13 @@ class Pipeline:
             what stopped the link: see `Connection.send` and `Gate.wait_for_room`.
         """
         item = _Item(message, launch)
-        item.frame = self._workers.submit(self._connection.pack, message)
+        item.frame = self._workers.submit(self._pack, message)
         self._hand_over(item)
+
+    def _pack(self, message: Rows | Data) -> _Packed:
+        began = time.perf_counter()
+        frame = self._connection.pack(message)
+        return frame, time.perf_counter() - began
 
     def drain(self) -> None:
         """Until everything that was put has been sent.  Raises like `put`."""
@@ -113,14 +123,17 @@ class Pipeline:
         size = len(item.message.body)
         if self._gate.has_room(size):
             self._connection.depth.note(self._what_is_scarce(item.frame))
-        frame = item.frame.result()
+        frame, packing_s = item.frame.result()
         self._gate.wait_for_room(size)
         item.launch()
+        began = time.perf_counter()
         self._connection.send_packed(item.message, frame)
+        sending_s = time.perf_counter() - began
+        self._connection.depth.spend(Cost(size, packing_s / WORKERS, sending_s))
         self.packed += size
         self.packed_wire += len(frame)
 
-    def _what_is_scarce(self, frame: Future[bytes]) -> Scarce:
+    def _what_is_scarce(self, frame: Future[_Packed]) -> Scarce:
         if not frame.done():
             return Scarce.PROCESSOR
         return Scarce.LINK if self._queue.qsize() >= FRAMES // 2 else Scarce.NEITHER

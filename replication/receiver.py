@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from nasfs.errors import NasError, Refused
 
+from .ahead import receiving
 from .connection import Connection, greeting
 from .endpoint import Progress, Sink, Site
 from .errors import (
@@ -167,14 +168,13 @@ class _Service:
         progress = _begin(sink, begin)
         self._connection.send(Resume(progress))
         intake = _Intake(sink, progress, self._clock)
-        while True:
-            message = self._connection.receive_within(intake.patience())
-            if isinstance(message, Rows | Data):
-                intake.apply(message)
-            if isinstance(message, Seal):
-                break
-            if intake.is_due():
-                self._acknowledge(intake)
+        size = begin.total.bytes - progress.done.bytes
+        with receiving(self._connection, size) as receive:
+            while not isinstance(message := receive(intake.patience()), Seal):
+                if isinstance(message, Rows | Data):
+                    intake.apply(message)
+                if intake.is_due():
+                    self._acknowledge(intake)
         _check_seal(sink, intake.progress, message)
         self._check_term(offer)  # a failover may have begun meanwhile
         sink.seal(begin.target)

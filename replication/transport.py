@@ -28,7 +28,10 @@ TIMEOUT_S = 20.0
 
 _CHUNK = 256 * 1024
 _SHARE = 16 * 1024
-"""Bytes asked for at a time where the link is shared: few, so that a slow one is exact."""
+"""Bytes asked for at a time where the link is shared: few, so that a slow one is exact; more and
+more, up to a whole chunk, while nobody has to wait."""
+_FREE_S = 0.001
+"""Who waited for less has not waited (seconds)."""
 _LINGER_BYTES = 64 * 1024 * 1024
 _WRONG_CERTIFICATE = frozenset(
     {
@@ -256,8 +259,9 @@ class TlsStream:
         self._sock = sock
         self._clock = clock
         self._lock = threading.Lock()
-        self._buffer = bytearray(_CHUNK)
+        self._buffer = memoryview(bytearray(_CHUNK))
         self._heard = clock()
+        self._share = _SHARE
         sock.setblocking(False)
 
     @property
@@ -275,9 +279,12 @@ class TlsStream:
         if self.throttle is None:
             self._send(view)
             return
-        for start in range(0, len(view), _SHARE):
-            piece = view[start : start + _SHARE]
+        while view:
+            piece, view = view[: self._share], view[self._share :]
+            began = self._clock()
             self.throttle(len(piece))
+            waited = self._clock() - began > _FREE_S
+            self._share = _SHARE if waited else min(2 * self._share, _CHUNK)
             self._send(piece)
 
     def _send(self, view: memoryview) -> None:
@@ -304,11 +311,14 @@ class TlsStream:
                 raise PeerUnreachable(self.peer, f"nothing for {self.timeout:g} seconds")
             self._wait(wants, left)
 
-    def receive(self, wait: float | None = None) -> memoryview | None:
+    def receive(
+        self, wait: float | None = None, into: memoryview | None = None
+    ) -> memoryview | None:
         """Some bytes, valid until the next call; empty at the end of the stream.
 
         Args:
             wait: seconds; None: the stream's time-out.
+            into: where to write them (not empty); None: into a buffer of the stream's own.
 
         Returns:
             None if *wait* was given and nothing came.
@@ -316,15 +326,16 @@ class TlsStream:
         Raises:
             PeerUnreachable: broken, or nothing came for `timeout`.
         """
+        buffer = self._buffer if into is None else into
         until = self._clock() + (self.timeout if wait is None else wait)
         while True:
             wants = select.POLLIN
             with self._lock:
                 try:
-                    count = self._sock.recv_into(self._buffer)
+                    count = self._sock.recv_into(buffer)
                     self.received += count
                     self._heard = self._clock()
-                    return memoryview(self._buffer)[:count]
+                    return buffer[:count]
                 except ssl.SSLWantReadError:
                     pass
                 except ssl.SSLWantWriteError:

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import msgspec
 from blake3 import blake3
 
-from .compression import Compressor
+from .compression import Buffer, Compressor
 from .endpoint import (
     Amount,
     Batch,
@@ -22,6 +22,7 @@ from .endpoint import (
     DataBatch,
     Digest,
     DirentRow,
+    Extent,
     GroupSpec,
     GroupStatus,
     Id,
@@ -34,7 +35,7 @@ from .endpoint import (
 from .errors import RemoteProtocolError
 from .frames import Frame, FrameReader, Kind, Unpacker, pack
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """Raised by every change that an older node cannot ignore."""
 
 DIGEST_BYTES: Final = 32
@@ -152,7 +153,7 @@ class Data(msgspec.Struct, frozen=True):
     """A `DataBatch` in canonical encoding, and the chain digest after it."""
 
     digest: bytes
-    body: bytes
+    body: Buffer
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -174,6 +175,14 @@ class Sealed(msgspec.Struct, frozen=True):
     """The snapshot is published, durably."""
 
     guid: Id
+
+
+class _DataIn(msgspec.Struct, frozen=True):
+    """A `DataBatch` as it arrives: its body stays where it is."""
+
+    extents: tuple[Extent, ...]
+    body: memoryview
+    cursor: Cursor
 
 
 Message = (
@@ -222,9 +231,13 @@ _TYPES: Final[Mapping[Kind, type[Message]]] = {
     Kind.SEALED: Sealed,
 }
 _KIND_OF: Final = {message: kind for kind, message in _TYPES.items()}
-_DECODERS: Final = {kind: msgspec.msgpack.Decoder(type_) for kind, type_ in _TYPES.items()}
+_DECODERS: Final = {
+    kind: msgspec.msgpack.Decoder(type_)
+    for kind, type_ in _TYPES.items()
+    if kind not in (Kind.ROWS, Kind.DATA)
+}
 _ROW_BATCH: Final = msgspec.msgpack.Decoder(RowBatch)
-_DATA_BATCH: Final = msgspec.msgpack.Decoder(DataBatch)
+_DATA_BATCH: Final = msgspec.msgpack.Decoder(_DataIn)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 # ValueError covers msgspec's own and broken UTF-8; deep nesting and absurd lengths are the others.
 _MALFORMED = (ValueError, RecursionError, OverflowError, MemoryError)
@@ -241,8 +254,16 @@ class Codec:
         self._unpacker = Unpacker()
         self._reader = FrameReader()
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def feed(self, data: Buffer) -> None:
         self._reader.feed(data)
+
+    def room(self) -> memoryview:
+        """Where the next bytes may be written, see `filled`; empty: they have to be fed."""
+        return self._reader.room()
+
+    def filled(self, count: int) -> None:
+        """So many bytes were written to the beginning of `room`."""
+        self._reader.filled(count)
 
     def receive(self) -> Message | None:
         """The next whole message, or None until more bytes are fed.
@@ -266,10 +287,8 @@ def encode(message: Message, compressor: Compressor | None = None, level: int = 
         LocalProtocolError: it is too large.
     """
     if isinstance(message, Rows | Data):
-        payload = message.digest + message.body
-    else:
-        payload = _ENCODER.encode(message)
-    return pack(kind_of(message), payload, compressor, level).encode()
+        return pack(kind_of(message), (message.digest, message.body), compressor, level)
+    return pack(kind_of(message), (_ENCODER.encode(message),), compressor, level)
 
 
 def decode(frame: Frame, unpacker: Unpacker) -> Message:
@@ -278,8 +297,9 @@ def decode(frame: Frame, unpacker: Unpacker) -> Message:
     if frame.kind in (Kind.ROWS, Kind.DATA):
         if len(payload) < DIGEST_BYTES:
             raise RemoteProtocolError(f"{frame.kind.name} frame without a digest")
-        digest, body = payload[:DIGEST_BYTES], payload[DIGEST_BYTES:]
-        return Rows(digest, body) if frame.kind is Kind.ROWS else Data(digest, body)
+        view = memoryview(payload)
+        digest, body = bytes(view[:DIGEST_BYTES]), view[DIGEST_BYTES:]
+        return Rows(digest, bytes(body)) if frame.kind is Kind.ROWS else Data(digest, body)
     try:
         message: Message = _DECODERS[frame.kind].decode(payload)
     except _MALFORMED as exc:
@@ -295,7 +315,7 @@ def chain_start(base: str | None, target: str) -> bytes:
     return blake3(_ENCODER.encode((base, target))).digest()
 
 
-def chain(digest: bytes, body: bytes) -> bytes:
+def chain(digest: bytes, body: Buffer) -> bytes:
     """The digest after a batch: of the digest before it and its canonical encoding."""
     hasher = blake3(digest)
     hasher.update(body)
@@ -321,7 +341,8 @@ def unpack_batch(message: Rows | Data) -> Batch:
         if isinstance(message, Rows):
             batch = _ROW_BATCH.decode(message.body)
         else:
-            batch = _DATA_BATCH.decode(message.body)
+            found = _DATA_BATCH.decode(message.body)
+            batch = DataBatch(found.extents, found.body, found.cursor)
     except _MALFORMED as exc:
         raise RemoteProtocolError(f"malformed batch: {exc}") from exc
     if isinstance(batch, RowBatch):

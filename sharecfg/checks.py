@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 
 from .complaints import Complaint
-from .model import EXPORT_ID_MAX, Access, Nfs, NfsClient, Share, Smb
+from .model import EXPORT_ID_MAX, NFS_PORT, Access, Nfs, NfsClient, Share, Smb
 
 _SECTION = re.compile(r"[^\x00-\x1f\x7f\[\]/\\:|<>+=;,*?\"%]{1,80}")
 """What Windows and smb.conf both take as the name of a share."""
@@ -181,6 +181,8 @@ def _nfs(nfs: Nfs) -> Iterator[tuple[str, str]]:
         yield "fsid", f"{nfs.fsid!r} is neither a UUID nor a number of 32 bits nor root"
     if nfs.filesystem_id and not _is_filesystem_id(nfs.filesystem_id):
         yield "filesystem_id", f"{nfs.filesystem_id!r} is not MAJOR.MINOR, two numbers of 64 bits"
+    if nfs.port and not (1024 <= nfs.port < 1 << 16 and nfs.port != NFS_PORT):
+        yield "port", f"from 1024 to 65535, and not {NFS_PORT}: the administrator's Ganesha has it"
     pseudo = nfs.pseudo
     if pseudo and (not pseudo.startswith("/") or "//" in pseudo or unsayable_path(pseudo)):
         yield "pseudo", f"{pseudo!r} is no plain absolute path"
@@ -243,11 +245,16 @@ def _client(client: NfsClient) -> Iterator[str]:
 
 
 def check_together(shares: Iterable[Share]) -> tuple[Complaint, ...]:
-    """What is wrong between shares of one node: names and export ids are there once."""
+    """What is wrong between shares of one node: names and export ids are there once.
+
+    Two volumes at port 0 are well: they get ports where there is a Ganesha (`ports`).
+    """
     complaints: list[Complaint] = []
     names: dict[str, Share] = {}
     ids: dict[int, Share] = {}
     pseudos: dict[str, Share] = {}
+    ports: dict[int, Share] = {}
+    volumes: dict[str, Share] = {}
     for share in shares:
         where = f"share {share.name}"
         if (other := names.setdefault(share.key, share)) is not share:
@@ -259,6 +266,15 @@ def check_together(shares: Iterable[Share]) -> tuple[Complaint, ...]:
             if other is not share:
                 reason = f"{share.nfs.export_id} is the one of share {other.name}"
                 complaints.append(Complaint(where, "nfs.export_id", reason))
+        port = share.nfs.port
+        other = volumes.setdefault(share.volume, share)
+        if other.nfs and other.nfs.port != port:
+            reason = f"{port}, and {other.nfs.port} of share {other.name}: a volume has one"
+            complaints.append(Complaint(where, "nfs.port", reason))
+        other = ports.setdefault(port, share)
+        if port and other.volume != share.volume:
+            reason = f"{port} is the one of another volume, with share {other.name}"
+            complaints.append(Complaint(where, "nfs.port", reason))
         pseudo = pseudo_path(share)
         other = pseudos.setdefault(pseudo, share)
         if other is not share and other.key != share.key:

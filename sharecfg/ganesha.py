@@ -67,6 +67,44 @@ def render_export(placed: Placed) -> str:
     return "EXPORT {\n" + "".join(f"    {line}\n" for line in lines) + "}\n"
 
 
+@dataclass(frozen=True, slots=True)
+class OwnGanesha:
+    """Settings of a Ganesha that serves one volume and is run by nasfs."""
+
+    port: int
+    recovery: str
+    """A directory, where it notes its clients."""
+    address: str = ""
+    """Where it listens; empty: everywhere."""
+    more: str = ""
+    """A file of the administrator's that it reads, too; empty: none."""
+
+
+def render_own(own: OwnGanesha, exports: str) -> str:
+    """A whole configuration.  NFSv4 alone: rpcbind knows one server of NFSv3."""
+    core = [
+        f"NFS_Port = {own.port};",
+        "NFS_Protocols = 4;",
+        *([f"Bind_addr = {own.address};"] if own.address else []),
+        "Enable_NLM = false;",
+        "Enable_RQUOTA = false;",
+        "Enable_UDP = false;",
+    ]
+    version4 = [
+        "RecoveryBackend = fs;",
+        f'RecoveryRoot = "{own.recovery}";',
+        "Only_Numeric_Owners = true;",
+    ]
+    blocks = [_block("NFS_CORE_PARAM", core), _block("NFSv4", version4)]
+    if own.more:
+        blocks.append(f'%include "{own.more}"\n')
+    return "\n".join([*blocks, exports])
+
+
+def _block(name: str, lines: Iterable[str]) -> str:
+    return f"{name} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n"
+
+
 FRESH = "Attr_Expiration_Time = 0"
 """Else what others change, by SMB or locally, is not seen for a minute."""
 

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from .accounts import Accounts
 from .checks import pseudo_path
 from .merge_accounts import plan_accounts
-from .model import Nfs, NfsClient, Share, free_export_id
+from .model import NFS_PORT, Nfs, NfsClient, Share, free_export_id
+from .ports import with_port
 from .steps import RULES, AccountStep, Change, Conflict, Kind, Rule
 from .tighter import closed, tighter
 
@@ -37,6 +38,8 @@ class Here:
     """Those of the administrator's own ganesha.conf."""
     networks: tuple[str, ...] = ()
     """Of its interfaces; empty: not known, and not compared."""
+    has_ganesha: bool = False
+    """It serves one volume: the others need ports of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +230,19 @@ class _Merging:
                     return adapted
                 others = [one for one in self._own.values() if one is not mine and one.nfs]
                 break
-        share = self._with_pseudo(share, others)
+        share = self._with_port(self._with_pseudo(share, others))
         return self._with_export_id(share, others)
+
+    def _with_port(self, share: Share) -> Share:
+        there = {one.nfs.port for one in self._staged.values() if one.nfs}
+        placed = with_port(share, self._own.values(), there, is_ganesha=self._here.has_ganesha)
+        assert share.nfs is not None
+        assert placed.nfs is not None
+        if placed.nfs.port != share.nfs.port:
+            reason = f"another volume's Ganesha has port {share.nfs.port or NFS_PORT} here"
+            decision = f"its volume is served at port {placed.nfs.port or NFS_PORT}"
+            self._tell(Kind.PORT, share, reason, decision)
+        return placed
 
     def _one_export(self, share: Share, other: Share) -> Share | None:
         reason = f"{other.name} exports the same directory by NFS"

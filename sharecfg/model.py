@@ -110,6 +110,8 @@ class Nfs(Value, frozen=True):
     """Ganesha's (MAJOR.MINOR); empty: derived from volume and directory."""
     pseudo: str = ""
     """Where NFSv4 clients of Ganesha see it; empty: /NAME."""
+    port: int = 0
+    """Of the Ganesha that serves the volume: one of nasfs's own; 0: the administrator's."""
     versions: tuple[int, ...] = (3, 4)
     """Ganesha's protocols.  (The kernel's server has one setting for all exports.)"""
     ganesha: tuple[str, ...] = ()
@@ -134,6 +136,8 @@ class Share(Value, frozen=True):
         return self.name.casefold()
 
 
+NFS_PORT = 2049
+"""Where clients look if they are told nothing."""
 EXPORT_ID_MAX = 65_535
 _NAMES = uuid.UUID("0b1d9a44-6f0c-5c7e-9d0e-6e6173667300")
 

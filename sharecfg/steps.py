@@ -23,6 +23,8 @@ class Kind(Enum):
     """This node has a share of the group's volumes that the partner has not (any more)."""
     EXPORT_ID = "export-id"
     """Another export here has the number."""
+    PORT = "port"
+    """Another volume's Ganesha has the port here."""
     VOLUME = "volume"
     """The volume is not on this node."""
     ACCOUNT = "account"

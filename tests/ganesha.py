@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,14 @@ START = (
     f"ip link set lo up && ip addr add {INSIDE}/32 dev lo && ip addr add {OUTSIDE}/32 dev lo"
     ' && exec ganesha.nfsd -F -f "$0" -p "$1" -L "$2"'
 )
+RPCBIND = (
+    "mount -t tmpfs none /run && { rpcbind -f & }; ip link set lo up;"
+    " until rpcinfo -p 127.0.0.1 >/dev/null 2>&1; do sleep 0.1; done; "
+)
+"""Clients of version 3 ask it for ports; its own are in /run."""
 CONF = """\
 NFS_CORE_PARAM {{
-    NFS_Protocols = 4; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false;
+    NFS_Protocols = {protocols}; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false;
 }}
 NFSv4 {{
     Graceless = true; Lease_Lifetime = 5; RecoveryBackend = fs; RecoveryRoot = "{home}";
@@ -50,6 +55,11 @@ class Ganesha:
             check=False,
         )
 
+    def libnfs(self, tool: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+        """One of libnfs's programs: nfs-ls, nfs-cat, nfs-cp."""
+        inside = ["nsenter", "-t", str(self.pid), "-n", "--", tool]
+        return subprocess.run([*inside, *words], capture_output=True, timeout=60, check=False)
+
     def ask(self, *words: str) -> str:
         done = self.nfs(INSIDE, *words)
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}\n{self.log}"
@@ -66,13 +76,29 @@ def is_here() -> bool:
 
 
 @contextmanager
-def ganesha(home: Path, conf: Path, own: Path, share: str) -> Iterator[Ganesha]:
-    """With what a node writes included, until the end of the block; it serves that share then."""
+def ganesha(
+    home: Path,
+    conf: Path,
+    own: Path,
+    share: str,
+    *,
+    version3: bool = False,
+    inside: Sequence[str] = (),
+) -> Iterator[Ganesha]:
+    """With what a node writes included, until the end of the block; it serves that share then.
+
+    Args:
+        version3: NFSv3, too, with an rpcbind.
+        inside: what stands before a command so that it runs where the node does.
+    """
     home.mkdir(exist_ok=True)
     wait_until(lambda: f'"/{share}"' in own.read_text(), "Ganesha is told of the share")
-    conf.write_text(CONF.format(home=home) + f'%include "{own}"\n')
+    protocols = "3, 4" if version3 else "4"
+    conf.write_text(CONF.format(home=home, protocols=protocols) + f'%include "{own}"\n')
+    own_net = ["unshare", "-n", *(["-m", "--propagation", "slave"] if version3 else [])]
+    start = RPCBIND + START if version3 else START
     process = subprocess.Popen(
-        ["unshare", "-n", "sh", "-c", START, str(conf), str(home / "pid"), str(home / "log")],
+        [*inside, *own_net, "sh", "-c", start, str(conf), str(home / "pid"), str(home / "log")],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -4,8 +4,8 @@
     nfs4.py ADDRESS read HANDLE       prints what is in the file, by its handle alone
     nfs4.py ADDRESS write HANDLE TEXT
 
-ADDRESS is the server's, and this client's own, or both with a comma between.  Exit code 1: the
-number of an NFS error.
+ADDRESS is the server's, and this client's own, or both with a comma between; the server's may have
+a :PORT.  Exit code 1: the number of an NFS error.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ class Reader:
 def connect(address: str) -> socket.socket:
     """From a port that only root has."""
     server, _, own = address.partition(",")
+    server, _, at = server.partition(":")
     for port in range(1000, 600, -1):
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((own or server, port))
-            sock.connect((server, PORT))
+            sock.connect((server, int(at or PORT)))
         except OSError as exc:
             sock.close()
             if exc.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):

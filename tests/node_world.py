@@ -129,9 +129,14 @@ class NodeWorld:
         self.daemon.wait()
         self.daemon = None
 
+    def ganeshas(self) -> list[int]:
+        """Those that nasfs runs."""
+        return [int(path.read_text()) for path in self.root.glob("run/nasfs/ganesha-*.pid")]
+
     def kill_all(self) -> None:
-        """The power of this node fails: daemon and mount processes get SIGKILL."""
+        """The power of this node fails: daemon, mounts and servers of its own get SIGKILL."""
         pids = [v["mount_pid"] for v in self.json("volume", "list") if v["mount_pid"]]
+        pids += self.ganeshas()
         self.kill()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -154,6 +159,9 @@ class NodeWorld:
             finally:
                 self.daemon.kill()
                 self.daemon.wait()
+        for pid in self.ganeshas():  # of a daemon that was killed
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for mountpoint in mounts_below(self.root):
             fusermount("-u", "-z", path=mountpoint)
 

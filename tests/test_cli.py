@@ -40,7 +40,7 @@ def test_help_is_quick_and_imports_no_engine() -> None:
         "import nasfs.cli.main as main\n"
         "try: main.run()\n"
         "except SystemExit: pass\n"
-        "heavy = {'httpx', 'trio', 'nasfs.volume', 'cryptography', 'msgspec', 'rich'}\n"
+        "heavy = {'http.client', 'trio', 'nasfs.volume', 'cryptography', 'msgspec', 'rich'}\n"
         "sys.exit(f'{heavy & sys.modules.keys()} imported' if heavy & sys.modules.keys() else 0)\n"
     )
     done = subprocess.run(

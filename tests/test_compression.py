@@ -16,7 +16,9 @@ from replication.compression import (
     HIGHEST_LEVEL,
     LOWEST_LEVEL,
     SAMPLE_FROM,
+    TRUSTED,
     Compressor,
+    Cost,
     Depth,
     Scarce,
     next_level,
@@ -53,6 +55,27 @@ def test_auto_moves_from_end_to_end_and_a_fixed_level_never() -> None:
             for depth in (auto, fixed, off):
                 depth.note(scarce)
         assert (auto.level, fixed.level, off.level) == (end, 7, 0)
+
+
+def decide(depth: Depth, scarce: Scarce, *, packing_s: float, link_s: float) -> int:
+    """The level after one decision; seconds for a byte."""
+    for _ in range(FRAMES_A_DECISION):
+        depth.spend(Cost(1000, 1000 * packing_s, 1000 * link_s))
+        depth.note(scarce)
+    return depth.level
+
+
+def test_a_link_that_is_faster_than_compression_gets_frames_as_they_are() -> None:
+    depth = Depth(AUTO)
+    assert decide(depth, P, packing_s=4e-9, link_s=1e-9) == LOWEST_LEVEL
+    assert decide(depth, P, packing_s=4e-9, link_s=1e-9) == 0
+    for _ in range(100):
+        assert decide(depth, L, packing_s=0, link_s=3e-9) == 0, "it takes them well enough"
+    assert decide(depth, L, packing_s=0, link_s=9e-9) == LOWEST_LEVEL
+    for _ in range(TRUSTED - 1):
+        level = decide(depth, P, packing_s=4e-9, link_s=1e-9)
+        assert level == LOWEST_LEVEL, "that link is known to be too slow"
+    assert decide(depth, P, packing_s=4e-9, link_s=1e-9) == 0, "it may have become faster"
 
 
 def test_a_decision_takes_several_frames() -> None:
@@ -113,7 +136,7 @@ class Link:
             number = int(message.body)
         if self._scarce is P:  # until the link wants it
             self._wait(lambda: self._asked > number)
-        return message.body
+        return bytes(message.body)
 
     def has_room(self, size: int) -> bool:
         return True

@@ -66,6 +66,9 @@ class FakeVolume:
         keys, self.dirty = self.dirty, set()
         return Sync(self, keys)
 
+    def flush_rows(self) -> None:
+        pass
+
     def commit_nowait(self) -> None:
         assert self.gate.is_closed
         if not self.uncommitted:  # a seal was the commit
@@ -261,12 +264,16 @@ async def test_a_seal_is_a_commit_and_its_failure_is_nobody_elses() -> None:
             outcomes.append(type(exc))
         assert fake.durable == {"a"}
 
+    hold = fake.before["data"] = Hold()
     async with running(fake) as committer:
         fake.write("a")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(seal, committer, "taken")
             nursery.start_soon(seal, committer, "free")
+            await hold.wait_reached()
             nursery.start_soon(committer.commit)
+            await trio.testing.wait_all_tasks_blocked()
+            hold.go_on.set()
     assert sorted(outcomes, key=str) == [SnapshotExists, "sealed free"]
     assert fake.log == ["data", "commit", "log"]
 
@@ -395,14 +402,19 @@ async def test_nothing_is_acknowledged_when_even_giving_up_fails(
         except NasError:
             outcomes.append("refused")
 
+    hold = fake.before["data"] = Hold()
     fake.before["commit"] = fail
     monkeypatch.setattr(fake, "go_read_only", fail)
     fake.write("a")
 
     async def ask_while_it_runs() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
             nursery.start_soon(committer.run)
+            nursery.start_soon(committer.commit)  # runs the round itself, and meets the bug
+            await hold.wait_reached()
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            hold.go_on.set()
 
     with pytest.raises(ExceptionGroup):
         await ask_while_it_runs()

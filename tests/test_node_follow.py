@@ -72,6 +72,12 @@ def test_a_mount_of_a_passive_volume_follows_what_arrives(pair: Pair, there: Pat
         pair.replicate(name)
     wait_until(lambda: (there / "f").read_text() == "four", "it follows on")
     assert picture(there) == picture(here)
+    assert sorted(os.listdir(there / ".snapshots")) == ["four", "one", "three", "two"]
+    for name in ("one", "two", "three", "four"):
+        assert picture(there / ".snapshots" / name) == picture(here / ".snapshots" / name)
+    assert (there / ".snapshots/one/f").read_text() == "first"
+    with pytest.raises(OSError, match="Read-only"):
+        (there / ".snapshots/one/f").write_text("no")
     b.run("unmount", str(there))
     own = b.mountpoint("safe/home")
     own.mkdir(parents=True)
@@ -97,6 +103,37 @@ def test_retention_leaves_what_is_shown_and_receiving_goes_on(pair: Pair, there:
     finally:
         os.kill(process, signal.SIGCONT)
     wait_until(lambda: (there / "f").read_bytes() == b"three" * 30_000, "it follows")
+    b.run("volume", "check", "safe/home")
+
+
+def test_older_snapshots_are_browsed_while_they_come_and_go(pair: Pair, there: Path) -> None:
+    a, b = pair.a, pair.b
+    here = a.mountpoint("tank/home")
+    a.run("replication", "set", "office", "--max-snapshots", "2")
+    for name in ("one", "two"):
+        (here / "f").write_text(name)
+        pair.replicate(name)
+    b.run("mount", "safe/home", str(there))
+    snapshots = there / ".snapshots"
+    assert ".snapshots" not in os.listdir(there)
+    assert os.listdir(snapshots) == ["one", "two"]
+    assert (snapshots / "one/f").read_text() == "one"  # from now on it is leased
+    process = mount_process(there)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        for name in ("three", "four", "five"):
+            (here / "f").write_text(name)
+            pair.replicate(name)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    wait_until(lambda: (there / "f").read_text() == "five", "it follows")
+    # One is looked into, and two was shown until just now; three was nobody's.
+    assert os.listdir(snapshots) == ["one", "two", "four", "five"]
+    assert [(snapshots / name / "f").read_text() for name in ("one", "four")] == ["one", "four"]
+    with pytest.raises(FileNotFoundError):
+        os.stat(snapshots / "three")
+    assert len(os.listdir(snapshots / "@GMT")) == 4
+    assert "held" in b.fails(3, "snapshot", "destroy", "safe/home@one")
     b.run("volume", "check", "safe/home")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from nasfs.fuse.mountpoint import find_mount
 from nasfs.node.children import environment
-from tests.dying_node import LEASE, arm
+from tests.dying_node import LEASE, PAUSED, arm, pause
 from tests.node_world import NodeWorld, wait_until
 from tests.role_world import LOSE, Pair, made_pair
 
@@ -174,6 +174,10 @@ def test_a_group_rollback_survives_a_kill_behind_every_step(tmp_path: Path) -> N
         a.node.start()
         assert "rollback is not finished" in a.node.fails(3, "snapshot", "create", "office@no")
         assert "not finished" in a.node.fails(3, "rollback", "office@second")
+        called_off = a.node.fails(3, "failover", "office", "--call-off")
+        assert "too late" in called_off
+        for told in (called_off, *a.node.json("status")["attention"][:1]):
+            assert "finish it: nasfs rollback office@first" in told
         assert "not finished" in b.node.fails(3, "failover", "office")
         assert b.role == "passive"
         for _ in range(3):
@@ -193,18 +197,17 @@ def test_a_group_rollback_survives_a_kill_behind_every_step(tmp_path: Path) -> N
 
 def slow_last_snap_group(old: Site, new: Site, *words: str) -> subprocess.Popen[bytes]:
     """The command, which waits for a snap group that takes its time."""
-    (new.node.root / "wait-at").write_text("step")
+    pause(new.node.root, "step")
     asked = subprocess.Popen(
         [sys.executable, "-m", "nasfs.cli.main", "--root", str(new.node.root), *words],
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         env=environment(),
     )
-    wait_until((new.node.root / "waits").exists, "the first step")
+    wait_until((new.node.root / PAUSED).exists, "the first step")
     (old.mountpoint / "large").write_bytes(os.urandom(4 << 20))
     old.node.run("replication", "set", "office", "--rate", "20K")
-    (new.node.root / "waits").unlink()
-    (new.node.root / "wait-at").unlink()
+    (new.node.root / PAUSED).unlink()
     wait_until(lambda: next_step(new).startswith("wait until the last"), "the primary is drained")
     assert find_mount(old.mountpoint) is None
     return asked
@@ -257,7 +260,8 @@ def test_two_primaries_that_meet_keep_both_histories(pair: Pair) -> None:
     a.node.run("failover", "office", *LOSE)  # the original primary, by force, too
     a.write("only a")
     a.node.kill_all()
-    b.node.start()  # it can't know
+    b.node.start()  # it can't know, and somebody says that it is still the primary
+    b.node.run("failover", "office", "--without-partner")
     wait_until(lambda: b.node.json("volume", "show", b.volume)["mount_state"] == "mounted", "it is")
     b.write("only b")
     a.node.start()

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from nasfs.node.client import ApiError, Client, replication_url
+from nasfs.node.messages import ReplicationView
+from nasfs.node.places import Places
+from nasfs.node.sending.replications import LOOK_S
 from tests.node_world import NodeWorld, wait_until
 from tests.test_node_failover import Pair, picture
 from tests.test_node_failover import pair as pair  # the fixture
@@ -119,6 +123,22 @@ def test_groups_share_the_link_and_take_turns(pair: Pair) -> None:
     for group in ("office", "second"):
         wait_until(partial(has, a, group, "one"), f"{group} arrives")
         assert b.json("replication", "reception", group)["newest"] == "one"
+
+
+def test_who_waits_for_an_attempt_is_answered_when_it_ends(pair: Pair) -> None:
+    a = pair.a
+    client, url = Client(Places(a.root)), replication_url("office")
+    asked = client.post(f"{url}/run", ReplicationView).asked_attempt
+    wait_until(
+        lambda: client.get(url, ReplicationView, finished=str(asked)).finished_attempts >= asked,
+        "it ends",
+    )
+    began = time.monotonic()
+    assert client.get(url, ReplicationView, finished=str(asked + 1)).finished_attempts == asked
+    assert time.monotonic() - began >= LOOK_S  # that one has not even begun
+    with pytest.raises(ApiError) as refused:
+        client.get(url, ReplicationView, finished="soon")
+    assert refused.value.exit_code == 2
 
 
 def test_sites_are_split_and_joined_by_hand(pair: Pair) -> None:

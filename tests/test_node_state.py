@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,28 @@ def state(database: Database) -> State:
 @pytest.fixture
 def bond(database: Database) -> Bond:
     return Bond(database)
+
+
+def test_what_can_be_found_out_again_waits_for_no_disk(database: Database) -> None:
+    """strace would tell; SQLite's own setting does, too, and is back afterwards."""
+    seen: list[object] = []
+    database._sql.create_function("sync", 0, lambda: seen.append(_synchronous(database)))
+    database.do_soon("SELECT sync()")
+    database.do("SELECT sync()")
+    with database.change():
+        database.do_soon("SELECT sync()")  # belongs to the transaction, and is as durable
+    assert seen == [NORMAL, FULL, FULL]
+    database.do_soon("INSERT INTO pool VALUES ('p-1', 'tank', '/tank')")
+    with closing(sqlite3.connect(database._path)) as other:
+        assert other.execute("SELECT name FROM pool").fetchall() == [("tank",)]
+
+
+NORMAL, FULL = 1, 2
+"""Of SQLite's ``synchronous``."""
+
+
+def _synchronous(database: Database) -> object:
+    return database._sql.execute("PRAGMA synchronous").fetchone()[0]
 
 
 def test_a_role_changes_only_in_the_term_that_was_seen(state: State) -> None:

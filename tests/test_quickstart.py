@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "quickstart.py"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "quickstart_tree.py"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,6 @@ def quickstart() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["quickstart"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

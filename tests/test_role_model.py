@@ -34,6 +34,7 @@ Content = tuple[int, ...]
 
 LAST_TERM = 4
 WRITES = 2
+RETURNS = 1
 SERVING = (Role.ACTIVE, Role.FAILED_OVER)
 
 
@@ -54,6 +55,10 @@ class Site(NamedTuple):
     """``drain``, ``hand over`` or ``take``: what is to be done next."""
     agreed: Content | None = None
     """The last snap group that the partner has named."""
+    waits: bool = False
+    """It has come back, and has not heard yet whether it is still the primary."""
+    forgot: bool = False
+    """It has taken over what was handed over, and did not know of that any more."""
 
 
 class Question(NamedTuple):
@@ -73,7 +78,9 @@ class World(NamedTuple):
     acknowledged: Content = ()
     """The newest snap group that was complete on both sides."""
     force: bool = True
-    """Whether people use force."""
+    """Whether people use force, and say that the partner has not taken over."""
+    returns: int = 0
+    """How often a primary came back."""
 
 
 def seat(site: Site) -> Seat:
@@ -149,8 +156,7 @@ def steps(world: World) -> Iterator[World]:
 
 def own_steps(world: World, me: int) -> Iterator[World]:
     site, other = world.sites[me], world.sites[1 - me]
-    serving = site.role in SERVING and not site.token
-    if serving and world.writes < WRITES:
+    if serves(site) and world.writes < WRITES:
         wrote = site._replace(live=(*site.live, world.writes + 1))
         yield put(world, me, wrote, writes=world.writes + 1)
     if site.role is Role.ACTIVE:
@@ -158,7 +164,13 @@ def own_steps(world: World, me: int) -> Iterator[World]:
     if site.token:  # nobody asks any more, or the daemon begins anew
         yield put(world, me, site._replace(token=0, last=None))
     if site.role in SERVING and other.term > site.term:
-        yield put(world, me, site._replace(role=Role.STALE, token=0, last=None))
+        yield put(world, me, site._replace(role=Role.STALE, token=0, last=None, waits=False))
+    may_be_replaced = site.role is Role.ACTIVE or may_be_followed(world, me)
+    if site.role in SERVING and may_be_replaced and not site.waits and world.returns < RETURNS:
+        back = site._replace(token=0, last=None, waits=True)
+        yield put(world, me, back, returns=world.returns + 1)
+    if site.waits and (world.force or other.term <= site.term):
+        yield put(world, me, site._replace(waits=False))
     if site.role is Role.PASSIVE:
         yield from passive_steps(world, me)
     if site.role is Role.FAILED_OVER:
@@ -208,7 +220,9 @@ def passive_steps(world: World, me: int) -> Iterator[World]:
     if not site.plan and handed_over and other.whole == site.whole:
         yield put(
             world, me,
-            Site(Role.FAILED_OVER, site.term + 1, site.whole, site.whole, site.kept),
+            Site(
+                Role.FAILED_OVER, site.term + 1, site.whole, site.whole, site.kept, forgot=True
+            ),
         )  # fmt: skip
     if world.force and site.step != "take" and site.term < LAST_TERM:
         yield put(
@@ -240,6 +254,20 @@ def heard(world: World, question: Question, said: str) -> Iterator[World]:
                 yield put(world, me, site._replace(role=Role.ACTIVE))
 
 
+def may_be_followed(world: World, me: int) -> bool:
+    """Whether it has ever asked the partner to become passive in its term, or found it so."""
+    site = world.sites[me]
+    return site.forgot or any(
+        (asked.to, asked.term) == (1 - me, site.term) and asked.what in ("hand over", "rejoin")
+        for asked in world.asked
+    )
+
+
+def serves(site: Site) -> bool:
+    """People can write there."""
+    return site.role in SERVING and not site.token and not site.waits
+
+
 def start(*, force: bool) -> World:
     return World((Site(Role.ACTIVE, 1, (), ()), Site(Role.PASSIVE, 1, (), ())), force=force)
 
@@ -248,6 +276,11 @@ def check(world: World) -> None:
     one, other = world.sites
     both = [site for site in world.sites if site.role in SERVING]
     assert len(both) < 2 or one.term != other.term, "two primaries in one term"
+    assert world.force or not (serves(one) and serves(other)), "two serve"
+    for me, site in enumerate(world.sites):
+        alone = site.role is Role.FAILED_OVER and not may_be_followed(world, me)
+        replaced = world.sites[1 - me].term >= site.term
+        assert not (alone and replaced), "it needs not wait, and was replaced"
     there = {one.live, other.live, one.whole, other.whole, *one.kept, *other.kept}
     for number in range(1, world.writes + 1):
         assert any(number in content for content in there), f"write {number} is lost"
@@ -260,7 +293,7 @@ def check(world: World) -> None:
 def is_healthy(world: World) -> bool:
     roles = {site.role for site in world.sites}
     one, other = world.sites
-    quiet = not (one.plan or other.plan or one.token or other.token)
+    quiet = not (one.plan or other.plan or one.token or other.token or one.waits or other.waits)
     return roles == {Role.ACTIVE, Role.PASSIVE} and one.term == other.term and quiet
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cut_link import linked
 from tests.node_world import NodeWorld, wait_until
 from tests.role_world import Pair, made_pair
 
@@ -145,19 +146,56 @@ def test_a_node_is_rebuilt(tmp_path: Path) -> None:
         assert role(book.pair.b) == "active"
 
 
-def test_both_were_written_to(tmp_path: Path) -> None:
+def test_the_primary_was_restarted(tmp_path: Path) -> None:
     with runbook(tmp_path) as (book, home):
         a, b = book.pair.a, book.pair.b
-        write(home / "lost.txt", "of a")
+        b.kill()
         a.kill_all()
-        b.run("failover", "office", "--force", "--lose-unreplicated")
         a.start()
+        assert a.json("volume", "show", "tank/home")["mount_state"] == "waiting"
+        book.run("The primary was restarted, and b does not answer")
+        wait_until((home / "lost.txt").exists, "it goes on")
+        b.start()
+
+
+SPLIT = "Both were written to (split brain)"
+
+
+@contextmanager
+def both_write(where: Path) -> Iterator[tuple[Runbook, Path, Path]]:
+    """Both live, and see each other again; the live volumes."""
+    with runbook(where) as (book, home), linked(book.pair) as link:
+        a, b = book.pair.a, book.pair.b
+        link.cut()
+        b.run("failover", "office", "--force", "--lose-unreplicated")
+        there = b.mountpoint("safe/home")
+        write(home / "lost.txt", "of a")
+        write(there / "lost.txt", "of b")
+        link.restore()
         wait_until(lambda: role(a) == "stale", "it steps down")
-        book.run("Both were written to (split brain)", 1)
-        assert (role(a), role(b)) == ("active", "active")
+        yield book, home, there
+
+
+def test_both_were_written_to_and_become_one(tmp_path: Path) -> None:
+    with both_write(tmp_path) as (book, home, there):
+        book.run(SPLIT, 0)
+        assert (role(book.pair.a), role(book.pair.b)) == ("passive", "active")
+        assert (there / "lost.txt").read_text() == "of b"
+        book.run(SPLIT, 1)
+        assert (role(book.pair.a), role(book.pair.b)) == ("active", "passive")
+        assert (home / "lost.txt").read_text() == "of a"
+        assert (home / "lost-on-a.txt").read_text() == "of a"
+        names = [view["name"] for view in book.pair.a.json("snapshot", "list", "tank/home")]
+        assert any("@before-restore-" in name for name in names), "what b had is kept"
+
+
+def test_both_were_written_to_and_part(tmp_path: Path) -> None:
+    with both_write(tmp_path) as (book, home, there):
+        book.run(SPLIT, 2)
+        assert (role(book.pair.a), role(book.pair.b)) == ("active", "active")
         wait_until((home / "lost.txt").exists, "it is mounted again")
         assert (home / "lost.txt").read_text() == "of a"
-        assert (b.mountpoint("safe/home") / "lost.txt").read_text() == "good"
+        assert (there / "lost.txt").read_text() == "of b"
 
 
 def test_every_command_of_the_page_is_one_of_ours() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from sharecfg.checks import check_share, check_together
 from sharecfg.document import render_document
 from sharecfg.merge import Here, plan_merge
 from sharecfg.model import Access, Nfs, NfsClient, Share, Smb
+from sharecfg.ports import with_ports
 from sharecfg.steps import RULES, AddMember, Change, CreateGroup, CreateUser, Kind, Rule
 from sharecfg.unmerge import apply_changes, plan_undo
 from tests.share_world import VOLUMES
@@ -27,6 +30,7 @@ nfs_parts = st.none() | st.builds(
     clients=st.sampled_from([(ANYBODY,), (NfsClient(who="10.0.0.0/8"),)]),
     export_id=st.integers(1, 3),
     pseudo=st.sampled_from(["", "/x"]),
+    port=st.sampled_from([0, 0, 2050, 2051]),
 )
 few = st.builds(
     Share,
@@ -54,15 +58,16 @@ def document(shares: tuple[Share, ...]) -> str:
     return render_document(shares, {})
 
 
-@given(sets, sets, rules, sections, st.sets(st.integers(1, 2)))
+@given(sets, sets, rules, sections, st.sets(st.integers(1, 2)), st.booleans())
 def test_merge_undo_and_merge_again_are_the_same_to_the_byte(
     own: tuple[Share, ...],
     staged: tuple[Share, ...],
     chosen: dict[Kind, Rule],
     theirs: frozenset[str],
     ids: set[int],
+    has_ganesha: bool,
 ) -> None:
-    here = Here(own, HERE, sections=theirs, export_ids=frozenset(ids))
+    here = Here(own, HERE, sections=theirs, export_ids=frozenset(ids), has_ganesha=has_ganesha)
     group = frozenset(VOLUMES[:1])
     plan = plan_merge(here, staged, Accounts(), origin="west", rules=chosen, volumes=group)
     merged = apply_changes(own, plan.changes)
@@ -87,12 +92,12 @@ def test_merge_undo_and_merge_again_are_the_same_to_the_byte(
 
 
 def replace_shares(here: Here, shares: tuple[Share, ...]) -> Here:
-    return Here(shares, here.volumes, here.accounts, here.sections, here.export_ids, here.networks)
+    return dataclasses.replace(here, shares=shares)
 
 
 def exports(share: Share) -> Share:
     """What matters of a share beside its name, its number and its place in the tree of NFSv4."""
-    nfs = share.nfs and replace(share.nfs, export_id=0, pseudo="")
+    nfs = share.nfs and replace(share.nfs, export_id=0, pseudo="", port=0)
     return replace(share, name="", nfs=nfs)
 
 
@@ -120,6 +125,21 @@ def test_nothing_is_lost_and_no_two_shares_are_in_each_others_way(
             )
     before = {complaint.key for complaint in check_together(own)}
     assert {complaint.key for complaint in check_together(merged)} <= before
+
+
+@given(sets, sets, rules)
+def test_no_two_volumes_have_the_same_ganesha(
+    own: tuple[Share, ...], staged: tuple[Share, ...], chosen: dict[Kind, Rule]
+) -> None:
+    own, staged = with_ports(own), with_ports(staged)
+    plan = plan_merge(
+        Here(own, HERE, has_ganesha=True), staged, Accounts(), origin="w", rules=chosen
+    )
+    ports = {share.volume: share.nfs.port for share in own if share.nfs}
+    for share in apply_changes(own, plan.changes):
+        if share.nfs:
+            assert ports.setdefault(share.volume, share.nfs.port) == share.nfs.port
+    assert len(set(ports.values())) == len(ports)
 
 
 @given(sets, sets, rules, st.data())

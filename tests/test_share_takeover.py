@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.ganesha import INSIDE, OUTSIDE, ganesha
 from tests.node_world import wait_until
 from tests.separate_nodes import SeparateNode, replicate, separate_pair
 from tests.smb import SmbServer
 
 pytestmark = pytest.mark.mount
 
+DOCS = Path(__file__).parents[1] / "docs"
+BOB_MAY_READ = "ACL:NASFSTEST\\bob:ALLOWED/0x0/READ"
 ALICE, BOB = "alice's own", "bob's own"
 LOSE = ("--force", "--lose-unreplicated")
 
@@ -72,7 +75,9 @@ def prepare(a: SeparateNode) -> None:
     for name in ("private", "denied", "granted"):
         os.chown(home / name, 4001, 4001)
     a.shell("setfacl", "-m", "u:alice:rw", str(a.inner("tank/home") / "acl"))
-    a.run("share", "add", "office", "tank/home", "--user", "alice", "--user", "bob", "--nt-acls")
+    words = ("--user", "alice", "--user", "bob", "--nt-acls", "--listed-for-users")
+    nfs = ("--nfs", "10.9.0.0/24:rw,no_root_squash", "--smb", "on")
+    a.run("share", "add", "office", "tank/home", *words, *nfs)
     (home / "hers").mkdir(0o777)
     a.run("share", "add", "hers", "tank/home:/hers", "--user", "alice", "--listed-for-users")
 
@@ -88,10 +93,38 @@ def descriptor(server: SmbServer, file: str, *change: str) -> str:
 def set_nt_acls(server: SmbServer) -> list[str]:
     """Entries that name bob by his SID: below the SID of the machine that has his account."""
     denied = descriptor(server, "denied", "--add", "ACL:NASFSTEST\\bob:DENIED/0x0/FULL")
-    granted = descriptor(server, "granted", "--add", "ACL:NASFSTEST\\bob:ALLOWED/0x0/READ")
+    granted = descriptor(server, "granted", "--add", BOB_MAY_READ)
     for shown in (denied, granted):
         assert "NASFSTEST\\bob:" in shown
     return [denied, granted]
+
+
+def by_nfs(node: SeparateNode) -> tuple[dict[str, str], str]:
+    """What Ganesha says to a client within the export's network and one outside; a handle."""
+    etc = node.root / "etc"
+    conf, own = etc / "ganesha/ganesha.conf", etc / "nasfs/shares/ganesha.conf"
+    with ganesha(node.root / "nfs", conf, own, "office", inside=node.inside) as server:
+        handle = server.ask("handle", "office/granted")
+
+        def outcome(address: str, *words: str) -> str:
+            return "ok" if server.nfs(address, *words).returncode == 0 else "refused"
+
+        said = {
+            "a host of the network, by NFS": outcome(INSIDE, "read", handle),
+            "another host, by NFS": outcome(OUTSIDE, "handle", "office/granted"),
+            "another host, by NFS with a handle": outcome(OUTSIDE, "read", handle),
+        }
+    return said, handle
+
+
+def table(a: dict[str, str], b: dict[str, str]) -> str:
+    """As docs/shares.md has it."""
+
+    def plain(said: str) -> str:
+        return said.removeprefix("NT_STATUS_").replace("_", " ").lower() or "nothing"
+
+    rows = [f"| {what} | {plain(said)} | {plain(b[what])} |" for what, said in a.items()]
+    return "\n".join(["| who does what | on A | on B after the merge |", "|---|---|---|", *rows])
 
 
 MAY = {
@@ -117,11 +150,19 @@ def test_the_same_users_may_the_same_after_a_failover(base: Path) -> None:
     users: tuple[list[tuple[str, int]], ...] = ([("alice", 4001), ("bob", 4002)], [("zoe", 4003)])
     passwords = ({"bob": BOB, "alice": ALICE}, {"zoe": "hers"})
     with separate_pair(base, users, passwords) as (a, b):
+        for node in (a, b):
+            conf = node.root / "etc/ganesha/ganesha.conf"
+            conf.parent.mkdir()
+            conf.touch()
         with a.smbd() as server:
             prepare(a)
             wait_until(lambda: "office" in shares_of(server, "alice", ALICE), "it is shared")
             shown = set_nt_acls(server)
-            assert what_they_may(server, base) == MAY
+            on_a = what_they_may(server, base)
+            assert on_a == MAY
+            on_a["what a guest sees listed"] = ", ".join(shares_of(server, "", ""))
+        nfs, handle = by_nfs(a)
+        on_a |= nfs | {"the NFS handle of a file": "some bytes"}
         replicate(a, "one")
         a.kill_all()
         plan = b.run("failover", "office", "--dry-run")
@@ -139,11 +180,19 @@ def test_the_same_users_may_the_same_after_a_failover(base: Path) -> None:
         with b.smbd() as server:
             assert sorted(shares_of(server, "alice", ALICE)) == ["hers", "office"]
             assert [descriptor(server, file) for file in ("denied", "granted")] == shown
-            assert what_they_may(server, base) == MAY
+            on_b = what_they_may(server, base)
+            on_b["what a guest sees listed"] = ", ".join(shares_of(server, "", ""))
             wrote = server.run(
                 "smbclient", "//127.0.0.1/office", f"-Ualice%{ALICE}", "-c", f"put {base}/put new"
             )
             assert wrote.returncode == 0, wrote.stdout
+
+        nfs, handle_there = by_nfs(b)
+        same = "the same bytes" if handle_there == handle else "others"
+        on_b |= nfs | {"the NFS handle of a file": same}
+        print(table(on_a, on_b))
+        assert {what: on_b[what] for what in MAY} == MAY
+        assert table(on_a, on_b) in (DOCS / "shares.md").read_text()
 
         a.start()  # and back: it is the secondary, then the primary again
         wait_until(lambda: a.json("group", "show", "office")["role"] == "stale", "stepping down")
@@ -170,7 +219,9 @@ def test_a_number_that_is_somebody_elses_is_translated(base: Path) -> None:
         prepare(a)
         with a.smbd() as server:
             wait_until(lambda: "office" in shares_of(server, "alice", ALICE), "it is shared")
+            shown = set_nt_acls(server)
             may = what_they_may(server, base)
+            assert may == MAY
         replicate(a, "one")
         a.kill_all()
         done = b.nasfs("failover", "office", *LOSE)
@@ -206,4 +257,20 @@ def test_a_number_that_is_somebody_elses_is_translated(base: Path) -> None:
         ] == "alice"
         with b.smbd() as server:
             wait_until(lambda: "office" in shares_of(server, "alice", ALICE), "it is shared")
+            assert [descriptor(server, file) for file in ("denied", "granted")] == shown
             assert what_they_may(server, base) == may
+            # What Samba sets here counts here, and in what is stored, for those of the other site.
+            changed = descriptor(server, "private", "--add", BOB_MAY_READ)
+            may_read = what_they_may(server, base)["bob reads private"]
+            assert (may_read, "NASFSTEST\\bob:ALLOWED" in changed) == ("ok", True)
+
+        # Both go their own ways: what was merged stays, and so does what is translated.
+        shares, passwd = b.json("share", "list"), (b.etc / "passwd").read_text()
+        b.run("replication", "delete", "office", "--force")
+        assert b.json("share", "list") == shares
+        assert (b.etc / "passwd").read_text() == passwd
+        assert "translated" in b.fails(3, "group", "destroy", "office")
+        assert "translated" in b.fails(3, "group", "remove", "office", "safe/home")
+        b.run("volume", "unmount", "safe/home")
+        b.run("volume", "mount", "safe/home")
+        assert (home / "private").stat().st_uid == number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,12 @@ def test_the_window_bounds_what_is_unacknowledged(
 def test_every_byte_is_asked_for_before_it_goes(pair: Pair) -> None:
     asked: list[int] = []
     history = two_snapshots()
-    account = replicate(history, pair.connect, GROUP, 1, throttle=asked.append)
+
+    def throttle(size: int) -> None:
+        asked.append(size)
+        time.sleep(0.002)  # a link that is shared
+
+    account = replicate(history, pair.connect, GROUP, 1, throttle=throttle)
     assert_equal(history, pair)
     greeting = account.wire_bytes - sum(asked)
     assert 0 < greeting < 200, "all but the greeting, which comes with the connection"

@@ -271,7 +271,7 @@ def test_the_document_lists_every_kind_with_its_number() -> None:
 
 def test_too_large_a_payload_is_our_own_mistake() -> None:
     with pytest.raises(LocalProtocolError):
-        pack(Kind.DATA, bytes(MAX_PAYLOAD + 1))
+        pack(Kind.DATA, (bytes(MAX_PAYLOAD), b"1"))
 
 
 # compression
@@ -280,11 +280,13 @@ def test_too_large_a_payload_is_our_own_mistake() -> None:
 def test_only_what_shrinks_is_compressed() -> None:
     own = Compressor()
     noise = random.Random(1).randbytes(20_000)
-    assert pack(Kind.DATA, bytes(20_000), own, 1).flags == Flag.ZSTD
-    assert pack(Kind.DATA, noise, own, 1) == Frame(Kind.DATA, noise)
-    assert pack(Kind.OFFER, bytes(20_000), own, 1).flags == Flag.NONE
-    assert pack(Kind.DATA, bytes(20_000), own, 0).flags == Flag.NONE
-    assert pack(Kind.DATA, bytes(20_000)).flags == Flag.NONE
+    flags = 3  # where they are in a frame
+    zeros = (bytes(32), bytes(20_000))
+    assert pack(Kind.DATA, zeros, own, 1)[flags] == Flag.ZSTD
+    assert pack(Kind.DATA, (noise,), own, 1) == Frame(Kind.DATA, noise).encode()
+    assert pack(Kind.OFFER, zeros, own, 1)[flags] == Flag.NONE
+    assert pack(Kind.DATA, zeros, own, 0)[flags] == Flag.NONE
+    assert pack(Kind.DATA, zeros)[flags] == Flag.NONE
 
 
 def test_a_decompression_bomb_is_refused_without_decompressing_it() -> None:

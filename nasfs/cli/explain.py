@@ -100,6 +100,8 @@ def _of_group(thing: str) -> Iterator[Explanation]:
 
     view = client().get(group_url(thing), GroupView)
     yield Explanation(thing, f"{view.role} on this node, in term {view.term}")
+    if view.waits:
+        yield Explanation(thing, f"not served: {view.waits}", view.to_go_on)
     sent = {one.group for one in client().get("/v1/replications", list[ReplicationView])}
     if thing in sent:
         reasons = client().get(f"{replication_url(thing)}/reasons", list[ReasonView])

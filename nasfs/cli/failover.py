@@ -38,6 +38,13 @@ def failover(
         bool,
         typer.Option("--call-off", help="Give up one that waits for the partner; on either node."),
     ] = False,
+    without_partner: Annotated[
+        bool,
+        typer.Option(
+            "--without-partner",
+            help="On a primary that has come back: go on although the partner does not answer.",
+        ),
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -47,12 +54,16 @@ def failover(
 
     if call_off and (force or lose_unreplicated or to or dry_run):
         raise ConfigError("--call-off goes with no other option")
-    body = FailoverRequest(force, lose_unreplicated, dry_run, to, call_off)
+    if without_partner and (force or lose_unreplicated or to or dry_run or call_off):
+        raise ConfigError("--without-partner goes with no other option")
+    body = FailoverRequest(force, lose_unreplicated, dry_run, to, call_off, without_partner)
     plan = _post(group, "failover", body)
     if as_json:
         print_json(plan)
     elif call_off:
         typer.echo(f"called off; what has become of it: nasfs group show {group}")
+    elif without_partner:
+        typer.echo(f"group {group} goes on here as the primary, in term {plan.term}")
     else:
         _print_plan(plan)
 

@@ -80,6 +80,8 @@ def show(group: str, as_json: Json = False) -> None:
             ("last snap group", view.last_snapshot),
             ("taken", view.last_snapshot_time),
             ("original primary", "this node" if view.is_original_primary else "the partner"),
+            ("not served", view.waits and f"{view.waits} (since {view.waits_since})"),
+            ("to go on", view.to_go_on),
             ("not finished", view.under_way),
             ("next step", view.next_step),
             ("what to do", view.to_finish),

@@ -22,6 +22,13 @@ def mount(
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay; print one line when mounted.")
     ] = False,
+    without_partner: Annotated[
+        bool,
+        typer.Option(
+            "--without-partner",
+            help="Its group has come back and the partner does not answer: go on as the primary.",
+        ),
+    ] = False,
 ) -> None:
     """Mount a volume, or one of its snapshots."""
     from nasfs.node.mounting import mount_volume
@@ -32,6 +39,7 @@ def mount(
         directory.absolute(),
         snapshot=snapshot or None,
         foreground=foreground,
+        without_partner=without_partner,
         on_ready=_say_mounted,
     )
 

@@ -13,7 +13,6 @@ from nasfs.node.client import ApiError, Client, replication_url
 from nasfs.node.messages import ErrorView, ReplicationView
 from nasfs.node.words import render_size
 
-POLL_S = 0.2
 LINE_S = 5.0
 """Without a terminal, a line in so many seconds."""
 
@@ -34,8 +33,8 @@ def wait_for_attempt(client: Client, view: ReplicationView) -> ReplicationView:
     display: _Display = _Bar() if sys.stderr.isatty() else _Lines()
     try:
         while view.finished_attempts < target:
-            time.sleep(POLL_S)
-            before, view = view, client.get(replication_url(view.group), ReplicationView)
+            url = replication_url(view.group)  # answers when it has ended, else after a moment
+            before, view = view, client.get(url, ReplicationView, finished=str(target))
             if view.paused:
                 raise Refused(f"replication of {view.group} was paused meanwhile")
             if view.finished_attempts < before.finished_attempts:

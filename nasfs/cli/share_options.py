@@ -80,6 +80,11 @@ Pseudo = Annotated[
     typer.Option(metavar="PATH", help="Where NFSv4 clients of Ganesha see it; /NAME.",
                  rich_help_panel=_NFS),
 ]  # fmt: skip
+NfsPort = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(metavar="PORT", help="Of the volume's own Ganesha; 0: the administrator's.",
+                 rich_help_panel=_NFS),
+]  # fmt: skip
 GaneshaLines = Annotated[
     Words,
     typer.Option("--ganesha-line", metavar="'NAME = VALUE'", help="Of Ganesha's EXPORT block.",
@@ -116,6 +121,7 @@ class ShareOptions:
     smb_line: SmbLines = None
     nfs: NfsClients = None
     pseudo: Pseudo = None
+    nfs_port: NfsPort = None
     ganesha_line: GaneshaLines = None
 
 
@@ -238,6 +244,8 @@ def _nfs(nfs: Nfs | None, options: ShareOptions) -> Nfs | None:
         changes["clients"] = _clients(words)
     if options.pseudo is not None:
         changes["pseudo"] = options.pseudo
+    if options.nfs_port is not None:
+        changes["port"] = options.nfs_port
     if options.ganesha_line:
         changes["ganesha"] = tuple(line for line in options.ganesha_line if line)
     if options.nfs and not words:

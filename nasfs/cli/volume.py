@@ -127,11 +127,21 @@ def _print(view: VolumeView) -> None:
 
 
 @app.command()
-def mount(name: Volume) -> None:
+def mount(
+    name: Volume,
+    without_partner: Annotated[
+        bool,
+        typer.Option(
+            "--without-partner",
+            help="Its group has come back and the partner does not answer: go on as the primary.",
+        ),
+    ] = False,
+) -> None:
     """Mount at its mount point, now and whenever the daemon starts."""
-    from nasfs.node.messages import VolumeView
+    from nasfs.node.messages import VolumeMount, VolumeView
 
-    typer.echo(client().post(f"{_url(name)}/mount", VolumeView).mountpoint)
+    body = VolumeMount(without_partner)
+    typer.echo(client().post(f"{_url(name)}/mount", VolumeView, body).mountpoint)
 
 
 @app.command()

@@ -10,6 +10,9 @@ they found the gate open.  So closing the gate takes no waiting: nothing is half
 5. the gate opens;
 6. the log is synced in a thread; then everybody who asked before (4) is answered.
 
+Who asks while nothing is under way runs the round itself: on a fast disk that takes no turn of the
+loop at all.  Who asks meanwhile is in it, up to (4), or in the next one, which `run` does.
+
 Data is durable before metadata that names it, and nothing is acknowledged before (6).  For a snap
 group the round of each volume waits between (3) and (4) until all volumes are there (`Hold`).
 docs/durability.md tells what a power cut at each place leaves.
@@ -27,6 +30,7 @@ import trio
 
 from nasfs.errors import Failed, NasError, Refused
 from nasfs.fuse.loop import in_thread
+from nasfs.fuse.worker import Worker
 from nasfs.volume import CorruptionError, MediaError, Volume
 
 log = logging.getLogger(__name__)
@@ -83,12 +87,14 @@ class _Round:
 
     def __init__(self) -> None:
         self.done = trio.Event()
+        self.is_wanted = False
         self.error: NasError | None = None
         self.jobs: list[_Job] = []
         self.holds: list[Hold] = []
 
     async def wait(self) -> None:
-        await self.done.wait()
+        if not self.done.is_set():  # else a turn of the loop for nothing
+            await self.done.wait()
         if self.error is not None:
             # each waiter raises its own: one exception object in many tasks mixes tracebacks up
             raise _copy(self.error) from self.error
@@ -125,7 +131,7 @@ class Hold:
 
 
 class Committer:
-    """The one task that commits a volume.  `run` it in a nursery; everybody else asks it."""
+    """What commits a volume, one round at a time.  `run` it in a nursery; everybody else asks."""
 
     def __init__(self, volume: Volume, gate: Gate, *, interval_s: float = 5.0) -> None:
         self._volume = volume
@@ -133,8 +139,11 @@ class Committer:
         self._interval_s = interval_s
         self._next = _Round()
         self._last: _Round | None = None
+        self._under_way: trio.Event | None = None
+        """Set when the round that runs is over; None if none does."""
         self._wanted = trio.Event()
         self._committed = trio.Event()
+        self._worker = Worker()
         self._threads = trio.CapacityLimiter(2)
         self._items = 1
         self.rounds = 0
@@ -147,7 +156,12 @@ class Committer:
             MediaError: the disk refused, now or so that the volume is read-only since.
         """
         if self._volume.changed or not self._volume.writable:
-            await self._join().wait()
+            round_ = self._next
+            if self._under_way is None:
+                await self._run_round()
+            else:
+                self._join()
+            await round_.wait()
         elif self._last is not None:  # all is committed, but the log may not be synced yet
             await self._last.wait()
 
@@ -213,11 +227,18 @@ class Committer:
 
     async def run(self) -> None:
         """Commit whenever somebody waits for it, and every `interval_s` seconds if need be."""
-        while True:
-            with trio.move_on_after(self._interval_s):
-                await self._wanted.wait()
-            if self._wanted.is_set() or self._volume.changed:
-                await self._run_round()
+        try:
+            while True:
+                with trio.move_on_after(self._interval_s) as waiting:
+                    await self._wanted.wait()
+                self._wanted = trio.Event()
+                while self._under_way is not None:
+                    await self._under_way.wait()
+                is_time = waiting.cancelled_caught
+                if self._next.is_wanted or (is_time and self._volume.changed):
+                    await self._run_round()
+        finally:
+            self._worker.close()
 
     async def run_reclaim(self) -> None:
         """After each commit give back, in small steps, what no view can reach any more."""
@@ -252,11 +273,13 @@ class Committer:
         return True
 
     def _join(self) -> _Round:
+        self._next.is_wanted = True
         self._wanted.set()
         return self._next
 
     async def _run_round(self) -> None:
-        self._wanted = trio.Event()
+        assert self._under_way is None, "one round at a time"
+        self._under_way = over = trio.Event()
         self._last = round_ = self._next
         # Whatever happens: nothing is acknowledged unless the last step was reached.
         round_.error = Failed("the commit did not come to its end")
@@ -288,6 +311,8 @@ class Committer:
         finally:
             if self._next is round_:
                 self._begin_next()
+            self._under_way = None
+            over.set()
             round_.done.set()
             for hold in round_.holds:
                 hold.began.set()
@@ -297,7 +322,6 @@ class Committer:
     def _begin_next(self) -> None:
         """Who asks from here on is not in the round that runs."""
         self._next = _Round()
-        self._wanted = trio.Event()
 
     async def _sync_in_passes(self) -> None:
         """Sync until little is left, so that the gate is closed for a short time only."""
@@ -323,7 +347,7 @@ class Committer:
         if not work.count:
             return
         try:
-            await self._in_thread(work.run)
+            await self._worker.run(work.run, meanwhile=self._volume.flush_rows)
         except MediaError as exc:
             self._volume.data_refused(work, exc)
             raise
@@ -337,7 +361,7 @@ class Committer:
 
     async def _sync_log(self) -> None:
         try:
-            await self._in_thread(self._volume.sync_log)
+            await self._worker.run(self._volume.sync_log)
         except MediaError as exc:
             self._volume.go_read_only(f"the log could not be written: {exc}")
             raise

@@ -13,6 +13,7 @@ import logging
 import trio
 
 from nasfs.errors import NasError, Refused
+from nasfs.fuse.followed_snapshots import LeasedTrees
 from nasfs.fuse.snapdir import Trees
 from nasfs.fuse.versions import forget_entries, forget_inodes
 from nasfs.volume import Lease, NoSuchSnapshot, Snapshot, Volume
@@ -29,17 +30,23 @@ TRIES = 5
 class Follower:
     """What a volume that was opened read-only shows, and the task that keeps that up.
 
+    Args:
+        listed: whether the root lists `.snapshots`; as the volume says if None.
+
     Raises:
         Refused: it has no snapshot yet.
     """
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: Volume, *, listed: bool | None = None) -> None:
         self._volume = volume
         self._seen = volume.commits_seen()
         self._shown, self._lease = self._newest()
         self._former: list[tuple[float, Lease]] = []
         """Leases that end at a time."""
-        self.trees = Trees.as_of(volume.view(self._shown.epoch))
+        self._view = volume.view(self._shown.epoch)
+        self._others = LeasedTrees(volume, lambda: self._view)
+        listed = volume.lists_snapshots if listed is None else listed
+        self.trees = Trees.following(self._view, self._others, listed=listed)
 
     def _newest(self) -> tuple[Snapshot, Lease]:
         for _ in range(TRIES):
@@ -67,6 +74,7 @@ class Follower:
     async def look(self) -> None:
         """Show the newest snapshot, if it is another one."""
         now = trio.current_time()
+        self._others.let_go(now)
         while self._former and self._former[0][0] <= now:
             self._former.pop(0)[1].release()
         seen = self._volume.commits_seen()
@@ -80,7 +88,8 @@ class Follower:
         self._former.append((now + GRACE_S, self._lease))
         self._shown, self._lease = self._newest()
         self._volume.look_again()
-        self.trees.show(self._volume.view(self._shown.epoch))
+        self._view = self._volume.view(self._shown.epoch)
+        self.trees.show(self._view)
         log.info("showing snapshot %s", self._shown.name)
         low, high = sorted((before.epoch, self._shown.epoch))
         for inodes in self._volume.inodes_changed_since(low, high):

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from nasfs.fuse.ntacl import Subject, redigested, translated, unix_sids
 from nasfs.volume import acl
 
 NT_ACL = b"security.NTACL"
@@ -86,6 +87,10 @@ class IdentityMap:
             self.machine_stored != self.machine_here or not self.rids.is_identity
         )
 
+    def is_about_numbers(self, name: bytes) -> bool:
+        """Whether such an attribute is translated by what else there is of the file."""
+        return name == NT_ACL and not (self.uids.is_identity and self.gids.is_identity)
+
     def value_here(self, name: bytes, value: bytes) -> bytes:
         """An extended attribute as it is shown."""
         if name in (acl.ACCESS, acl.DEFAULT):
@@ -102,21 +107,23 @@ class IdentityMap:
             return self._sids(value, self.machine_here, self.machine_stored, self.rids.to_stored)
         return value
 
+    def descriptor_here(self, value: bytes, stored: Subject) -> bytes:
+        """Samba's security descriptor of a file, as it is shown."""
+        user, group = self.uids.to_here, self.gids.to_here
+        shown = redigested(value, stored, stored.translated(user, group))
+        return unix_sids(self.value_here(NT_ACL, shown), user, group)
+
+    def descriptor_stored(self, value: bytes, stored: Subject) -> bytes:
+        """The other way."""
+        here = stored.translated(self.uids.to_here, self.gids.to_here)
+        given = unix_sids(value, self.uids.to_stored, self.gids.to_stored)
+        return self.value_stored(NT_ACL, redigested(given, here, stored))
+
     def _acl(self, value: bytes, user: Translate, group: Translate) -> bytes:
         try:
-            entries = acl.decode(value)
+            return acl.encode(translated(acl.decode(value), user, group))
         except ValueError:
             return value  # the engine says what is wrong with it
-        mapped = [
-            entry._replace(id=user(entry.id))
-            if entry.tag is acl.Tag.USER
-            else entry._replace(id=group(entry.id))
-            if entry.tag is acl.Tag.GROUP
-            else entry
-            for entry in entries
-        ]
-        # Entries of one kind stand in the order of their numbers: acl(5).
-        return acl.encode(tuple(sorted(mapped, key=lambda entry: (entry.tag, entry.id))))
 
     def _sids(self, value: bytes, source: str, target: str, rid: Translate) -> bytes:
         """Both machines' SIDs change places, so that what one of them stored stays told apart."""

@@ -18,7 +18,8 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,15 +41,23 @@ async def in_thread(work: Callable[[], object], *, limiter: trio.CapacityLimiter
 
     Polling would keep the interpreter's lock from the thread.
     """
-    _threads.append(work)
-    try:
+    with not_polling():
         await trio.to_thread.run_sync(work, limiter=limiter)
+
+
+@contextmanager
+def not_polling() -> Iterator[None]:
+    """A thread works while the body runs."""
+    mark = object()
+    _threads.append(mark)
+    try:
+        yield
     finally:
-        _threads.remove(work)
+        _threads.remove(mark)
 
 
-_threads: list[Callable[[], object]] = []
-"""What threads are doing; there is one loop in a process."""
+_threads: list[object] = []
+"""One for each thread that works; there is one loop in a process."""
 
 
 def shorten(is_introduced: Callable[[], bool]) -> None:
@@ -162,7 +171,7 @@ class _Lowlevel:
     """`trio.lowlevel`, but for the two functions that concern the kernel's descriptor."""
 
     def __init__(self, is_introduced: Callable[[], bool], *, can_poll: bool) -> None:
-        self._is_introduced: Callable[[], bool] | None = is_introduced
+        self._is_introduced = is_introduced
         self._can_poll = can_poll
         self._descriptor: RequestDescriptor | None = None
 
@@ -170,13 +179,15 @@ class _Lowlevel:
         return getattr(trio.lowlevel, name)
 
     async def wait_readable(self, fd: int) -> None:
-        if self._is_introduced is not None and self._is_introduced():
-            self._is_introduced = None
         if self._descriptor is None:
             poll = select.poll()
             poll.register(fd, select.POLLIN)
             ready = poll.poll
             self._descriptor = RequestDescriptor(fd, lambda: ready(0), can_poll=self._can_poll)
+        if self._is_introduced():
+            # From now on without another coroutine in between.
+            wait_readable = self._descriptor.wait_readable
+            self.wait_readable = lambda fd: wait_readable()  # type: ignore[method-assign]
         await self._descriptor.wait_readable()
 
     def notify_closing(self, fd: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import NamedTuple
 
 import pyfuse3
@@ -9,10 +10,12 @@ from msgspec.structs import replace
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, InodeT, RequestContext, SetattrFields
 
 from nasfs.fuse.identity import IdentityMap
+from nasfs.fuse.ntacl import Subject, decoded
 from nasfs.fuse.operations import Operations, Writer
 from nasfs.fuse.snapdir import Trees
+from nasfs.fuse.translate import handler
 from nasfs.fuse.tree import Entry, Tree
-from nasfs.volume import Inode, Volume
+from nasfs.volume import FsError, Inode, Volume, acl
 
 
 class _Caller(NamedTuple):
@@ -53,7 +56,27 @@ class _MappedTree:
         return [(name, entry_here(self._map, entry), cookie) for name, entry, cookie in page]
 
     def getxattr(self, number: int, name: bytes) -> bytes:
-        return self._map.value_here(name, self._tree.getxattr(number, name))
+        value = self._tree.getxattr(number, name)
+        if self._map.is_about_numbers(name):
+            return self._map.descriptor_here(value, subject(self._tree, number))
+        return self._map.value_here(name, value)
+
+
+def subject(tree: Tree, number: int) -> Subject:
+    """What Samba's descriptor of a file is about besides SIDs, as it is stored."""
+    found = tree.getattr(number)
+
+    def entries(name: bytes) -> acl.Acl:
+        try:
+            return decoded(tree.getxattr(number, name))
+        except FsError as exc:
+            if exc.errno != errno.ENODATA:
+                raise
+            return ()
+
+    return Subject(
+        found.st_uid, found.st_gid, found.st_mode, entries(acl.ACCESS), entries(acl.DEFAULT)
+    )
 
 
 def entry_here(identities: IdentityMap, entry: EntryAttributes) -> EntryAttributes:
@@ -90,6 +113,7 @@ class MappedOperations(Operations):
     ) -> None:
         super().__init__(volume, MappedTrees(trees, identities), writer)
         self._map = identities
+        self._stored = trees
 
     def _caller(self, ctx: RequestContext) -> RequestContext:
         uid, gid = self._map.uids.to_stored(ctx.uid), self._map.gids.to_stored(ctx.gid)
@@ -129,10 +153,16 @@ class MappedOperations(Operations):
             attr.st_gid = self._map.gids.to_stored(attr.st_gid)
         return await super().setattr(inode, attr, fields, fh, ctx)
 
+    @handler
     async def setxattr(
         self, inode: InodeT, name: pyfuse3.XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
-        await super().setxattr(inode, name, self._map.value_stored(name, value), ctx)
+        if self._map.is_about_numbers(name):
+            known = subject(self._stored.of(inode), inode)
+            value = self._map.descriptor_stored(value, known)
+        else:
+            value = self._map.value_stored(name, value)
+        await super().setxattr(inode, name, value, ctx)
 
     def _is_stranger(self, inode: Inode, ctx: RequestContext) -> bool:
         # The caller's groups are those of this node.

@@ -5,7 +5,9 @@ pyfuse3 holds one session per process, so each mounted volume has a process of i
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import gc
 import io
 import logging
 import os
@@ -52,8 +54,11 @@ from nasfs.fuse.operations import Operations, Writer
 from nasfs.fuse.service import Service
 from nasfs.fuse.snapdir import Trees
 from nasfs.volume import Access, Volume, open_volume
+from nasfs.volume.behind import LIMIT_BYTES
 
 log = logging.getLogger(__name__)
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 MAX_REQUESTS = 512
 """Requests under way at once.  Those that wait for a commit must not keep reads from a place."""
@@ -114,7 +119,7 @@ def run_mount(
         volume = open_volume(volume_path, access)
         stack.callback(volume.close)
         volume.wait_for_disk(False)  # requests that need not wait go on meanwhile
-        follower = Follower(volume) if follow else None
+        follower = Follower(volume, listed=list_snapshots) if follow else None
         if follower is not None:
             trees, writer = follower.trees, None
         else:
@@ -135,6 +140,8 @@ def run_mount(
         announce(ending, path)
         log.info("mounted %s at %s", fsname, path)
         shorten(kernel.is_introduced)
+        _collect_seldom()
+        _keep_memory()
         trio.run(_serve, operations, writer, server, follower, on_ready)
     log.info("unmounted %s", path)
 
@@ -170,6 +177,21 @@ def _options(
     if os.geteuid() == 0:  # libfuse's own default is without; it knows no order of words
         options |= {word for word in ("dev", "suid") if f"no{word}" not in flags}
     return options
+
+
+def _collect_seldom() -> None:
+    """Nothing that a request makes is a cycle, and each collection walks what is remembered."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+def _keep_memory() -> None:
+    """What small writes that waited have left is used for the next ones, not given back: memory
+    that the machine has to find anew costs as much as the rest of such a write."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc alone has it
+        libc.mallopt(_M_TRIM_THRESHOLD, LIMIT_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # else each large request has memory of its own
 
 
 def _allow_many_files() -> None:

@@ -56,6 +56,10 @@ number but below `.snapshots/@GMT`, where a file is what it is below `.snapshots
 READ_BYTES = 1 << 20
 """The most that the kernel reads at once; if it ever wants more, the buffer grows."""
 
+LISTED_FIRST = 32
+LISTED_MIN = 8
+"""Entries looked up for the first part of a listing, and for later ones at least."""
+
 FREE_INODES = 1 << 32
 """What statfs says is left: numbers never run out, space does."""
 
@@ -75,7 +79,7 @@ class _Stream:
     end: int
     """Entries with this cookie or a higher one were made after it was opened, or rewound: were
     they listed, who renames what he lists would see it again and again."""
-    fits: int = 32
+    fits: int = LISTED_FIRST
     """How many entries the kernel took the last time, and one more."""
 
 
@@ -153,8 +157,9 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         entry = self._trees.of(parent_inode).lookup(parent_inode, name)
-        if self._is_live(entry.st_ino):
-            self._known.add(entry.st_ino)
+        number = entry.st_ino
+        if number and self._is_live(number):
+            self._known.add(number)
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -252,17 +257,10 @@ class Operations(pyfuse3.Operations):
         parent_new = await self._to_change_entry(parent_inode_new, name_new)
         replaced = None
         if not flags & (pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE):
-            replaced = self._find(parent_new, name_new)
+            found = self._volume.find(parent_new, name_new)
+            replaced = None if found is None else found.ino
         with nullcontext() if replaced is None else self._known.outliving(replaced):
             self._volume.rename(parent_old, name_old, parent_new, name_new, flags)
-
-    def _find(self, parent: Ino, name: bytes) -> Ino | None:
-        try:
-            return self._volume.lookup(parent, name).ino
-        except FsError as exc:
-            if exc.errno == errno.ENOENT:
-                return None
-            raise
 
     # attributes
 
@@ -472,7 +470,7 @@ class Operations(pyfuse3.Operations):
                 self._known.add_all([attributes.st_ino for _, attributes, _ in page[:count]])
             taken += count
             if count < len(page):
-                stream.fits = max(taken + 1, 32)
+                stream.fits = max(taken + 1, LISTED_MIN)
                 return
             after, limit = page[-1][2], min(limit * 2, 512)
 

@@ -14,13 +14,14 @@ import errno
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import pyfuse3
 
 from nasfs.fuse.slots import Slots
 from nasfs.fuse.tree import Entry, to_entry
-from nasfs.volume import FsError, Snapshot, Volume
-from nasfs.volume.types import ROOT_INO
+from nasfs.volume import FsError, Snapshot, View
+from nasfs.volume.types import ROOT_INO, Epoch
 
 PREVIOUS_NAME = b"@GMT"
 PREVIOUS_INO = 3
@@ -58,6 +59,12 @@ def to_name(second: int) -> bytes:
     return time.strftime(FORMAT, time.gmtime(second)).encode()
 
 
+class SnapshotViews(Protocol):
+    def snapshots(self) -> list[Snapshot]: ...
+
+    def view(self, epoch: Epoch, /) -> View: ...
+
+
 class PreviousVersions:
     """The tree that is the directory `.snapshots/@GMT` itself and nothing else.
 
@@ -69,7 +76,7 @@ class PreviousVersions:
 
     def __init__(
         self,
-        volume: Volume,
+        volume: SnapshotViews,
         slots: Slots,
         attributes: Callable[[int], pyfuse3.EntryAttributes],
         *,

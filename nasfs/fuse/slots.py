@@ -8,17 +8,22 @@ epoch or, if another snapshot stands there, the next that is free.
 from __future__ import annotations
 
 import errno
+from typing import Protocol
 
-from nasfs.volume import FsError, Volume
+from nasfs.volume import FsError, Snapshot
 from nasfs.volume.types import INO_BITS, Epoch
 
 SLOTS = 1 << 22
 
 
+class SnapshotList(Protocol):
+    def snapshots(self) -> list[Snapshot]: ...
+
+
 class Slots:
     """Slots of one mount; a snapshot keeps its slot until it is forgotten."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: SnapshotList) -> None:
         self._volume = volume
         self._slots: dict[int, int] = {}
         self._epochs: dict[int, Epoch] = {}

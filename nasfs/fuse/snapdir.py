@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from typing import Protocol
 
 import pyfuse3
 
@@ -22,7 +23,7 @@ from nasfs.fuse.previous import (
 )
 from nasfs.fuse.slots import Slots
 from nasfs.fuse.tree import Entry, Tree, ViewTree, to_entry
-from nasfs.volume import FsError, NoSuchSnapshot, Snapshot, View, Volume
+from nasfs.volume import FsError, Ino, Inode, NoSuchSnapshot, Snapshot, View, Volume
 from nasfs.volume.types import INO_BITS, ROOT_INO, Epoch
 
 SNAPSHOTS_NAME = b".snapshots"
@@ -69,11 +70,32 @@ class SnapshotTree(ViewTree):
         return super().lookup(number, name)
 
 
-class LiveTree(ViewTree):
-    """The live view, with `.snapshots` in its root."""
+class SnapshotSource(Protocol):
+    """What is told about the snapshots beside a view, and that view's root."""
 
-    def __init__(self, volume: Volume, directory: SnapshotDirectory, *, listed: bool) -> None:
-        super().__init__(volume)
+    @property
+    def snapshot_count(self) -> int: ...
+
+    def getattr(self, ino: Ino, /) -> Inode: ...
+
+    def snapshots(self) -> list[Snapshot]: ...
+
+    def find_snapshot(self, name: str) -> Snapshot | None: ...
+
+    def newest_snapshot(self) -> Snapshot | None: ...
+
+    def snapshots_after(self, epoch: int, limit: int) -> list[Snapshot]: ...
+
+    def root_of(self, epoch: Epoch) -> Inode: ...
+
+    def view(self, epoch: Epoch) -> View: ...
+
+
+class LiveTree(ViewTree):
+    """The live view, or the one that stands for it, with `.snapshots` in its root."""
+
+    def __init__(self, view: View, directory: SnapshotDirectory, *, listed: bool) -> None:
+        super().__init__(view)
         self._directory = directory
         self.listed = listed
         """Whether the root lists `.snapshots`."""
@@ -93,7 +115,7 @@ class LiveTree(ViewTree):
 class SnapshotDirectory:
     """The tree that is the directory `.snapshots` itself and nothing else."""
 
-    def __init__(self, volume: Volume, slots: Slots) -> None:
+    def __init__(self, volume: SnapshotSource, slots: Slots) -> None:
         self._volume = volume
         self._slots = slots
 
@@ -150,9 +172,9 @@ class SnapshotDirectory:
 
 
 class SnapshotTrees:
-    """The snapshots' trees of a live mount, made when they are first asked for."""
+    """The snapshots' trees of a mount, made when they are first asked for."""
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(self, volume: SnapshotSource) -> None:
         self._volume = volume
         self._slots = Slots(volume)
         self.directory = SnapshotDirectory(volume, self._slots)
@@ -166,7 +188,7 @@ class SnapshotTrees:
         tree = self._trees.get(base)
         if tree is None:
             try:
-                view = self._volume.view(self._slots.epoch(base & ~PREVIOUS_NUMBERS))
+                view = self._volume.view(self.epoch(number))
                 tree = SnapshotTree(view, base, self.directory)
             except NoSuchSnapshot as exc:
                 raise FsError(errno.ESTALE) from exc
@@ -174,6 +196,10 @@ class SnapshotTrees:
                 del self._trees[next(iter(self._trees))]
             self._trees[base] = tree
         return tree
+
+    def epoch(self, number: int) -> Epoch:
+        """The snapshot that a number belongs to; ESTALE if none does."""
+        return self._slots.epoch(number & _BASE_MASK & ~PREVIOUS_NUMBERS)
 
     def forget(self, epoch: Epoch) -> None:
         """The snapshot was destroyed: its numbers are stale from now on."""
@@ -204,6 +230,11 @@ class Trees:
         return cls(LiveTree(volume, snapshots.directory, listed=listed), snapshots)
 
     @classmethod
+    def following(cls, view: View, snapshots: SnapshotTrees, *, listed: bool) -> Trees:
+        """A snapshot at the root, in turn with others (`show`), and all of them below it."""
+        return cls(LiveTree(view, snapshots.directory, listed=listed), snapshots)
+
+    @classmethod
     def as_of(cls, view: View) -> Trees:
         """One snapshot at the root, with the inode numbers of the live view, and nothing else."""
         return cls(ViewTree(view), None)
@@ -220,8 +251,10 @@ class Trees:
         return self._snapshots.of(number)
 
     def show(self, view: View) -> None:
-        """Another snapshot at the root, from now on; not beside the live view."""
-        self._root = ViewTree(view)
+        """Another snapshot at the root, from now on; for who follows."""
+        assert isinstance(self._root, LiveTree)
+        assert self._snapshots is not None
+        self._root = LiveTree(view, self._snapshots.directory, listed=self._root.listed)
 
     def list_snapshots(self, on: bool) -> None:
         """Whether the root lists `.snapshots` from now on."""

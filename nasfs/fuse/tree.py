@@ -7,13 +7,12 @@ that both stand side by side in one mount.
 
 from __future__ import annotations
 
-import errno
 import stat
 from typing import Protocol
 
 import pyfuse3
 
-from nasfs.volume import FsError, Ino, Inode, View
+from nasfs.volume import Ino, Inode, View
 from nasfs.volume.types import INO_BITS, ROOT_INO
 
 FOREVER_S = 86_400.0
@@ -78,12 +77,10 @@ def to_entry(inode: Inode, base: int = 0) -> pyfuse3.EntryAttributes:
     return entry
 
 
-def no_entry() -> pyfuse3.EntryAttributes:
-    """A name that does not exist, which the kernel may remember."""
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino = pyfuse3.InodeT(0)
-    entry.entry_timeout = FOREVER_S
-    return entry
+NO_ENTRY = pyfuse3.EntryAttributes()
+"""A name that does not exist, which the kernel may remember.  Not to be changed."""
+NO_ENTRY.st_ino = pyfuse3.InodeT(0)
+NO_ENTRY.entry_timeout = FOREVER_S
 
 
 def directory_stub(number: int) -> pyfuse3.EntryAttributes:
@@ -124,12 +121,8 @@ class ViewTree:
         return entry
 
     def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
-        try:
-            return self.entry(self._view.lookup(Ino(number & _INO_MASK), name))
-        except FsError as exc:
-            if exc.errno == errno.ENOENT:
-                return no_entry()
-            raise
+        inode = self._view.find(Ino(number & _INO_MASK), name)
+        return NO_ENTRY if inode is None else self.entry(inode)
 
     def getattr(self, number: int) -> pyfuse3.EntryAttributes:
         return self.entry(self._view.getattr(Ino(number & _INO_MASK)))
@@ -141,13 +134,15 @@ class ViewTree:
         return self._base | self._view.getattr(Ino(ino)).parent
 
     def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
-        known = self._entries.get
-        page = []
-        for dirent, inode in self._view.readdir(Ino(number & _INO_MASK), after, limit):
-            found = known(inode.ino)
-            attributes = found[1] if found and found[0] is inode else self.entry(inode)
-            page.append((dirent.name, attributes, dirent.cookie))
-        return page
+        known, entry = self._entries.get, self.entry
+        return [
+            (
+                dirent.name,
+                found[1] if (found := known(inode.ino)) and found[0] is inode else entry(inode),
+                dirent.cookie,
+            )
+            for dirent, inode in self._view.readdir(Ino(number & _INO_MASK), after, limit)
+        ]
 
     def readlink(self, number: int) -> bytes:
         return self._view.readlink(Ino(number & _INO_MASK))

@@ -53,6 +53,7 @@ from .messages import (
     SnapshotRollback,
     VolumeCreate,
     VolumeDestroy,
+    VolumeMount,
     VolumeRename,
     VolumeResize,
     VolumeSet,
@@ -60,7 +61,7 @@ from .messages import (
 from .part_messages import ReplicationDelete
 from .policy import schedules
 from .receiving import partner_daemon, receptions
-from .roles import failover, parting, readiness
+from .roles import failover, parting, readiness, watch
 from .sending import links, replication_views, replications
 from .sending.replication_messages import (
     LinkSet,
@@ -120,8 +121,11 @@ async def _set_volume(services: Services, body: VolumeSet, params: Params) -> ob
     return await services.run(versions.set_volume, _volume(params), body)
 
 
-async def _mount(services: Services, body: Nothing, params: Params) -> object:
-    return await mount_volume(services, _volume(params))
+async def _mount(services: Services, body: VolumeMount, params: Params) -> object:
+    name = _volume(params)
+    if body.without_partner:
+        await watch.insist_of(services, name)
+    return await mount_volume(services, name)
 
 
 async def _unmount(services: Services, body: Nothing, params: Params) -> object:
@@ -261,7 +265,7 @@ ROUTES = (
     Route("POST", "/v1/volumes", VolumeCreate, _plain(inventory.make_volume)),
     Route("GET", "/v1/volumes/{pool}/{volume}", Nothing, _show_volume),
     Route("PATCH", "/v1/volumes/{pool}/{volume}", VolumeSet, _set_volume),
-    Route("POST", "/v1/volumes/{pool}/{volume}/mount", Nothing, _mount),
+    Route("POST", "/v1/volumes/{pool}/{volume}/mount", VolumeMount, _mount),
     Route("POST", "/v1/volumes/{pool}/{volume}/unmount", Nothing, _unmount),
     Route("POST", "/v1/volumes/{pool}/{volume}/rename", VolumeRename, _rename_volume),
     Route("POST", "/v1/volumes/{pool}/{volume}/resize", VolumeResize, _resize_volume),

@@ -131,6 +131,7 @@ class Bond:
                 group_uuid,
             )
             self.database.do("DELETE FROM replication WHERE grp = ?", group_uuid)
+            self.database.do("DELETE FROM followed WHERE grp = ?", group_uuid)
 
     # receptions
 
@@ -176,6 +177,40 @@ class Bond:
             self.database.do(
                 f"INSERT OR REPLACE INTO transfer ({_TRANSFER}) VALUES ({marks})", *values
             )
+
+    # coming back
+
+    def waiting(self, group_uuid: str) -> tuple[int, int]:
+        """The term in which a group came back, and since when it waits (ns); zeros: it does not."""
+        row = self.database.row("SELECT term, since_ns FROM waiting WHERE grp = ?", group_uuid)
+        return (int(row[0]), int(row[1])) if row else (0, 0)
+
+    def begin_to_wait(self, group_uuid: str, term: int, since_ns: int) -> None:
+        self.database.do(
+            "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?)", group_uuid, term, since_ns
+        )
+
+    def end_waiting(self, group_uuid: str, term: int) -> bool:
+        """A word was heard about that term; False if the group did not wait for one."""
+        return bool(
+            self.database.do("DELETE FROM waiting WHERE grp = ? AND term = ?", group_uuid, term)
+        )
+
+    def followed_in(self, group_uuid: str) -> int:
+        """The newest term in which the partner was asked to be passive; 0: it never was."""
+        row = self.database.row("SELECT term FROM followed WHERE grp = ?", group_uuid)
+        return int(row[0]) if row else 0
+
+    def set_followed(self, group_uuid: str, term: int) -> None:
+        self.database.do("INSERT OR REPLACE INTO followed VALUES (?, ?)", group_uuid, term)
+
+    def looked_back(self) -> str:
+        """The daemon that has last marked what came back; empty: none has."""
+        row = self.database.row("SELECT daemon FROM looked_back")
+        return str(row[0]) if row else ""
+
+    def set_looked_back(self, daemon: str) -> None:
+        self.database.do("INSERT OR REPLACE INTO looked_back VALUES (1, ?)", daemon)
 
     # plans under way
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-import httpx
 import msgspec
 
 from nasfs.errors import Failed, NasError, Unreachable
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 TIMEOUT_S = 300.0
 """Operations wait for mounts and disks; whether the daemon is there shows at once."""
+_PIECE = 1 << 16
 
 
 class ApiError(NasError):
@@ -33,6 +35,19 @@ class ApiError(NasError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class _LocalConnection(HTTPConnection):
+    """HTTP over a UNIX socket.  (A library for the web would take longer than most answers.)"""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("node", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 class Client:
@@ -69,31 +84,14 @@ class Client:
         Raises:
             Unreachable, ApiError: also in the middle.
         """
-        try:
-            with short_path(self._places.api_socket) as socket_path:
-                self._knock(socket_path)
-                transport = httpx.HTTPTransport(uds=socket_path)
-                with (
-                    httpx.Client(transport=transport, timeout=TIMEOUT_S) as http,
-                    http.stream(
-                        "GET" if body is None else "POST",
-                        f"http://node{path}",
-                        params=query,
-                        content=b"" if body is None else msgspec.json.encode(body),
-                    ) as response,
-                ):
-                    if not response.is_success:
-                        raise ApiError(msgspec.json.decode(response.read(), type=ErrorView))
-                    for line in _split_lines(response.iter_bytes()):
-                        if line.startswith(b'{"end":'):
-                            return
-                        yield msgspec.json.decode(line, type=item)
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as exc:
-            raise self._no_daemon() from exc
-        except (httpx.HTTPError, OSError) as exc:
-            raise Unreachable(f"the daemon went away: {exc}", hint="look at its log") from exc
-        except msgspec.MsgspecError as exc:
-            raise Failed(f"the daemon answered what we do not understand: {exc}") from exc
+        method = "GET" if body is None else "POST"
+        with self._answer(method, path, body, query, TIMEOUT_S) as response:
+            if not _is_success(response):
+                raise ApiError(_decoded(response.read(), ErrorView))
+            for line in _split_lines(response):
+                if line.startswith(b'{"end":'):
+                    return
+                yield _decoded(line, item)
         raise Unreachable("the daemon went away before it had told all", hint="look at its log")
 
     def _ask(
@@ -111,35 +109,32 @@ class Client:
             Unreachable: no daemon, or it went away.
             ApiError: it said no.
         """
-        content = msgspec.json.encode(body) if body is not None else b""
+        with self._answer(method, path, body, query, timeout_s) as response:
+            said = response.read()
+        if _is_success(response):
+            found: T = _decoded(said, answer)
+            return found
+        raise ApiError(_decoded(said, ErrorView))
+
+    @contextmanager
+    def _answer(
+        self, method: str, path: str, body: Request | None, query: dict[str, str], timeout_s: float
+    ) -> Iterator[HTTPResponse]:
+        """While it is read; raises Unreachable."""
+        content = msgspec.json.encode(body) if body is not None else None
+        url = f"{path}?{urlencode(query)}" if query else path
         try:
             with short_path(self._places.api_socket) as socket_path:
-                self._knock(socket_path)
-                transport = httpx.HTTPTransport(uds=socket_path)
-                with httpx.Client(transport=transport, timeout=timeout_s) as http:
-                    response = http.request(
-                        method,
-                        f"http://node{path}",
-                        content=content,
-                        params=query,
-                        headers={"connection": "close"},
-                    )
+                connection = _LocalConnection(socket_path, timeout_s)
+                try:
+                    connection.request(method, url, content, {"Connection": "close"})
+                    yield connection.getresponse()
+                finally:
+                    connection.close()
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as exc:
             raise self._no_daemon() from exc
-        except (httpx.HTTPError, OSError) as exc:
+        except (HTTPException, OSError) as exc:
             raise Unreachable(f"the daemon went away: {exc}", hint="look at its log") from exc
-        try:
-            if response.is_success:
-                return msgspec.json.decode(response.content, type=answer)
-            raise ApiError(msgspec.json.decode(response.content, type=ErrorView))
-        except msgspec.MsgspecError as exc:
-            raise Failed(f"the daemon answered what we do not understand: {exc}") from exc
-
-    @staticmethod
-    def _knock(socket_path: str) -> None:
-        """Raises OSError if nobody listens there (httpx would lose a descriptor on that)."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.connect(socket_path)
 
     def _no_daemon(self) -> Unreachable:
         root = f"--root {self._places.root} " if self._places.root else ""
@@ -153,11 +148,22 @@ class Client:
         )
 
 
-def _split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Whole lines, without their ends.  (An httpx response splits at other characters, too.)"""
+def _is_success(response: HTTPResponse) -> bool:
+    return 200 <= response.status < 300
+
+
+def _decoded(said: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(said, type=kind)
+    except msgspec.MsgspecError as exc:
+        raise Failed(f"the daemon answered what we do not understand: {exc}") from exc
+
+
+def _split_lines(response: HTTPResponse) -> Iterator[bytes]:
+    """Whole lines, without their ends, as they come."""
     rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
+    while piece := response.read1(_PIECE):
+        *lines, rest = (rest + piece).split(b"\n")
         yield from lines
 
 

@@ -23,12 +23,23 @@ class ShareServers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ganesha_conf: str = ""
     """His ganesha.conf; without that file there is no Ganesha here."""
     ganesha_pid: str = ""
+    ganesha_address: str = ""
+    """Where the Ganeshas that nasfs runs listen; empty: at every address of the node."""
+    ganesha_more: str = ""
+    """A file that they read, too; empty: none."""
     kernel_nfs: Literal["auto", "on", "off"] = "auto"
     """The kernel's NFS server; auto: if there is an /etc/exports."""
     rules: dict[str, str] = msgspec.field(default_factory=dict)
     """What is done at a failover about conflicts: ``name: take-staged`` and so on."""
     networks: dict[str, str] = msgspec.field(default_factory=dict)
     """Of the partner's site, and what stands for each at this one."""
+
+
+class Failover(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a primary does that comes back while its partner does not answer."""
+
+    without_partner: Literal["wait", "mount"] = "wait"
+    """mount: it serves again after some seconds, although it may have been replaced."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,6 +53,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commit_interval_s: float = 5.0
     """Seconds until what was written, but not synced, is on disk."""
     shares: ShareServers = ShareServers()
+    failover: Failover = Failover()
 
     def __post_init__(self) -> None:
         if self.version != VERSION:

@@ -25,6 +25,8 @@ class MountPhase(Enum):
     """How a volume's mount stands."""
 
     UNMOUNTED = "unmounted"
+    WAITING = "waiting"
+    """For a word from the partner; it is not mounted."""
     STARTING = "starting"
     MOUNTED = "mounted"
     STOPPING = "stopping"

@@ -14,6 +14,7 @@ from hypercorn.trio import serve
 from hypercorn.typing import Framework
 
 from .api import make_app
+from .coming_back import look_back
 from .context import Node
 from .daemon_lock import only_daemon
 from .drills.drill_keeper import clear_leftovers, keep_drills, stop_drills
@@ -56,6 +57,7 @@ def run_daemon(places: Places) -> None:
 
 
 async def _main(node: Node) -> None:
+    await trio.to_thread.run_sync(look_back, node, os.getpid())
     await trio.to_thread.run_sync(sweep_pools, node)
     await trio.to_thread.run_sync(adopt_volumes, node)
     await trio.to_thread.run_sync(settle_leftovers, node)

@@ -37,6 +37,16 @@ def only_daemon(places: Places) -> Iterator[None]:
         os.close(descriptor)
 
 
+def running_daemon(places: Places) -> int:
+    """The process of the daemon of this node; 0: none runs."""
+    if not daemon_runs(places):
+        return 0
+    try:
+        return int(places.daemon_lock.read_text())
+    except (OSError, ValueError):
+        return -1  # it has only just begun
+
+
 def daemon_runs(places: Places) -> bool:
     """Whether somebody holds that lock."""
     try:

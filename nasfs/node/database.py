@@ -146,6 +146,17 @@ CREATE TABLE partner_word (
     grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
     body TEXT NOT NULL) STRICT;
 """,
+    # 8 to 9: primaries that have come back, and wait for a word from their partner
+    """
+CREATE TABLE waiting (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    term INTEGER NOT NULL, since_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE followed (
+    grp TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE,
+    term INTEGER NOT NULL) STRICT;
+CREATE TABLE looked_back (
+    one INTEGER PRIMARY KEY CHECK (one = 1), daemon TEXT NOT NULL) STRICT;
+""",
 )
 """From each format version to the next.  A new file is made as version 1 and upgraded."""
 
@@ -235,6 +246,21 @@ class Database:
         """One statement; how many rows it changed."""
         with self._lock, self._translated():
             return self._sql.execute(sql, values).rowcount
+
+    def do_soon(self, sql: str, *values: Any) -> None:
+        """One statement that waits for no disk: it is durable together with the next change.
+
+        For what can be found out again.
+        """
+        with self._lock, self._translated():
+            if self._sql.in_transaction:
+                self._sql.execute(sql, values)
+                return
+            self._sql.execute("PRAGMA synchronous = NORMAL")  # with WAL: no sync at a commit
+            try:
+                self._sql.execute(sql, values)
+            finally:
+                self._sql.execute("PRAGMA synchronous = FULL")
 
     def row(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
         with self._lock, self._translated():

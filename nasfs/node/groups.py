@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nasfs.errors import NasError, Refused
 
+from .coming_back import how_to_go_on, waits_since, why_it_waits
 from .context import Node
 from .engine import info
 from .inventory import check_active
@@ -11,6 +12,7 @@ from .messages import GroupView, when
 from .records import Group, VolumeRow
 from .roles.progress import describe, how_to_finish
 from .shares import staging
+from .shares.merges import Merge, keep, merge_of
 from .state import new_uuid
 from .words import check_name, parse_volume
 
@@ -34,6 +36,7 @@ def add_members(node: Node, name: str, volumes: tuple[str, ...]) -> GroupView:
     """Raises Refused while the group is replicated: its volumes are agreed with the partner."""
     group = node.state.group(name)
     _check_unreplicated(node, group)
+    _check_untranslated(node, group)
     rows = [node.state.volume(parse_volume(text)) for text in volumes]
     _check_count(name, len(node.state.members(group.uuid)) + len(rows))
     node.state.join_group(rows, group.uuid)
@@ -44,6 +47,7 @@ def add_members(node: Node, name: str, volumes: tuple[str, ...]) -> GroupView:
 def remove_members(node: Node, name: str, volumes: tuple[str, ...]) -> GroupView:
     group = node.state.group(name)
     _check_unreplicated(node, group)
+    _check_untranslated(node, group)
     rows = [node.state.volume(parse_volume(text)) for text in volumes]
     for row, text in zip(rows, volumes, strict=True):
         if row.group != group.uuid:
@@ -58,12 +62,16 @@ def remove_members(node: Node, name: str, volumes: tuple[str, ...]) -> GroupView
 def destroy_group(node: Node, name: str) -> None:
     """Forget the group; its volumes and their snapshots stay.
 
+    What a merge of the partner's shares made here is the node's own from then on.
+
     Raises:
-        Refused: it is replicated, or it is the partner's.
+        Refused: it is replicated, or it is the partner's, or owners of its files are translated.
     """
     group = node.state.group(name)
     _check_unreplicated(node, group)
+    _check_untranslated(node, group)
     node.state.forget_group(group.uuid)
+    keep(node, group.uuid, Merge())
     staging.forget(node, group.uuid)
     node.note("group destroyed", name)
 
@@ -80,6 +88,15 @@ def _check_unreplicated(node: Node, group: Group) -> None:
             hint=f"end that first: nasfs replication delete {group.name}",
         )
     check_active(node, group)
+
+
+def _check_untranslated(node: Node, group: Group) -> None:
+    """Files of a volume that left the group, or came to it, would belong to other people."""
+    if not merge_of(node, group.uuid).identities.is_empty:
+        raise Refused(
+            f"owners of files of group {group.name} are translated: their numbers are others here",
+            hint=f"keep the group: nasfs identity list {group.name} shows the numbers",
+        )
 
 
 def group_views(node: Node) -> list[GroupView]:
@@ -102,6 +119,9 @@ def group_view(node: Node, group: Group) -> GroupView:
         next_step=describe(journal)[1] if journal else "",
         to_finish=how_to_finish(journal, group.name) if journal else "",
         is_original_primary=bool(group.home),
+        waits=(waits := why_it_waits(node, group)),
+        waits_since=when(waits_since(node, group)),
+        to_go_on=how_to_go_on(group.name) if waits else "",
     )
 
 

@@ -21,6 +21,7 @@ from nasfs.volume import (
 from nasfs.volume import destroy_volume as engine_destroy
 from nasfs.volume import rename_volume as engine_rename
 
+from .coming_back import check_heard, how_to_go_on, why_it_waits
 from .context import MountPhase, MountState, Node
 from .engine import Server, ask, change, find_server, info
 from .messages import PoolCreate, PoolView, VolumeCreate, VolumeView
@@ -145,6 +146,8 @@ def volume_view(node: Node, row: VolumeRow) -> VolumeView:
     """A volume that cannot be read is shown with its problem."""
     mount = mount_state(node, row)
     group = node.state.find_group(row.group) if row.group else None
+    if group is not None and row.wanted and mount.phase is MountPhase.UNMOUNTED:
+        mount = _waiting(node, group) or mount
     base = VolumeView(
         name=str(node.state.volume_name(row)),
         uuid=row.uuid,
@@ -184,6 +187,12 @@ def volume_view(node: Node, row: VolumeRow) -> VolumeView:
     )
 
 
+def _waiting(node: Node, group: Group) -> MountState | None:
+    why = why_it_waits(node, group)
+    problem = f"{why}; {how_to_go_on(group.name)}"
+    return MountState(MountPhase.WAITING, problem=problem) if why else None
+
+
 def _unreserved(node: Node, row: VolumeRow, found: VolumeInfo) -> int:
     """What the guarantee of an exact volume lacks."""
     if not found.unreserved:
@@ -208,8 +217,13 @@ def mount_state(node: Node, row: VolumeRow) -> MountState:
     known = node.mounts.get(row.uuid)
     if known is not None and known.phase is not MountPhase.UNMOUNTED:
         return known
+    return running_mount(node, row) or MountState()
+
+
+def running_mount(node: Node, row: VolumeRow) -> MountState | None:
+    """Of a mount process that answers, be it the supervisor's already or not; else None."""
     server = find_server(node, row.uuid)
-    return _mounted_by_hand(server) if server else MountState()
+    return _mounted_by_hand(server) if server else None
 
 
 def _mounted_by_hand(server: Server) -> MountState:
@@ -244,6 +258,7 @@ def check_active(node: Node, group: Group) -> None:
             f"group {group.name} is being handed over to the partner",
             hint=f"to call that off: nasfs failover {group.name} --call-off",
         )
+    check_heard(node, group)
 
 
 def is_yielding(node: Node, group: Group) -> bool:

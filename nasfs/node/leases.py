@@ -6,7 +6,7 @@ not need any more it releases; parting the sites, or deleting the replication, d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from nasfs.volume import Access, Hold, Snapshot, Volume, open_volume
 
@@ -16,22 +16,23 @@ from .records import HOLDER, VolumeRow
 
 
 def hold(node: Node, row: VolumeRow, snapshots: Iterable[Snapshot], reason: str) -> None:
-    """Nobody destroys these; those that replication holds already are passed over."""
-    held = _ours(_holds(node, row))
+    """Nobody destroys these."""
     for snapshot in snapshots:
-        if snapshot.guid not in held:
-            args = {"name": snapshot.name, "owner": HOLDER, "reason": reason}
-            change(node, row, "hold", args, _holder(snapshot.name, reason))
+        args = {"name": snapshot.name, "owner": HOLDER, "reason": reason}
+        change(node, row, "hold", args, _holder(snapshot.name, reason))
 
 
-def release_older(node: Node, row: VolumeRow, common: str | None) -> None:
-    """What lies before that snap group, which both sides have, is not needed any more."""
-    with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
-        snapshots = list(volume.snapshots())
-        held = _ours(volume.all_holds())
+def release(node: Node, row: VolumeRow, snapshots: Iterable[Snapshot]) -> None:
+    """Replication needs these no more."""
+    for snapshot in snapshots:
+        args = {"name": snapshot.name, "owner": HOLDER}
+        change(node, row, "release", args, _releaser(snapshot.name))
+
+
+def older(snapshots: Sequence[Snapshot], common: str | None) -> Sequence[Snapshot]:
+    """What lies before that snap group, which both sides have: it is not needed any more."""
     names = [snapshot.snap_group for snapshot in snapshots]
-    if common is not None and common in names:
-        _release(node, row, snapshots[: names.index(common)], held)
+    return snapshots[: names.index(common)] if common in names else ()
 
 
 def release_but(node: Node, row: VolumeRow, common: str | None) -> None:
@@ -39,29 +40,12 @@ def release_but(node: Node, row: VolumeRow, common: str | None) -> None:
     with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
         others = [snapshot for snapshot in volume.snapshots() if snapshot.snap_group != common]
         held = _ours(volume.all_holds())
-    _release(node, row, others, held)
-
-
-def others_hold(node: Node, rows: Iterable[VolumeRow]) -> set[str]:
-    """GUIDs of the snapshots of these volumes that somebody but replication holds."""
-    return {
-        guid
-        for row in rows
-        for guid, holds in _holds(node, row).items()
-        if any(hold.owner != HOLDER for hold in holds)
-    }
+    release(node, row, [snapshot for snapshot in others if snapshot.guid in held])
 
 
 def held_by_replication(node: Node, row: VolumeRow) -> bool:
     """Whether replication holds any snapshot of a volume."""
     return bool(_ours(_holds(node, row)))
-
-
-def _release(node: Node, row: VolumeRow, snapshots: list[Snapshot], held: set[str]) -> None:
-    for snapshot in snapshots:
-        if snapshot.guid in held:
-            args = {"name": snapshot.name, "owner": HOLDER}
-            change(node, row, "release", args, _releaser(snapshot.name))
 
 
 def _holds(node: Node, row: VolumeRow) -> dict[str, list[Hold]]:

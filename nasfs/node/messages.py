@@ -59,6 +59,11 @@ class VolumeCreate(Request, frozen=True):
     mountpoint: str = ""
 
 
+class VolumeMount(Request, frozen=True):
+    without_partner: bool = False
+    """Go on as the primary of its group although the partner does not answer."""
+
+
 class VolumeRename(Request, frozen=True):
     new_name: str
     """Only the volume's part: a volume stays in its pool."""
@@ -258,6 +263,11 @@ class GroupView(msgspec.Struct, frozen=True):
     """What a person can do about it."""
     is_original_primary: bool = True
     """This node is; else its partner."""
+    waits: str = ""
+    """Why it is not served although this node is the primary; empty: it may be."""
+    waits_since: str | None = None
+    to_go_on: str = ""
+    """What a person can do about it."""
 
 
 # snapshot policies
@@ -481,6 +491,8 @@ class FailoverRequest(Request, frozen=True):
     """The name of an older snap group to go back to; empty: the newest."""
     call_off: bool = False
     """Not a failover: give up one that waits for the partner."""
+    without_partner: bool = False
+    """Not a failover: go on as the primary that this node was before it came back."""
 
 
 class RoleRequest(Request, frozen=True):

@@ -20,6 +20,7 @@ from .context import Node
 from .engine import PING_S
 from .inventory import check_writable
 from .places import Places
+from .roles.hearing import hear_first
 from .shares.merges import identity_map
 from .words import parse_volume
 
@@ -111,6 +112,7 @@ def _check_live(places: Places, path: Path, info: VolumeInfo) -> None:
                         f"{path} is a copy of the volume at {known}, with the same UUID",
                         hint=f"its snapshots can be mounted: {path}@SNAPSHOT",
                     )
+                hear_first(node, row)
                 check_writable(node, row)
     _check_silent(places.control_socket(info.uuid), path)
 

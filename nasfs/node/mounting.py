@@ -22,6 +22,7 @@ def mount_volume(
     *,
     snapshot: str | None,
     foreground: bool,
+    without_partner: bool = False,
     on_ready: Callable[[], None],
 ) -> None:
     """Mount *name* on *directory*; in the foreground this is the mount process until its end.
@@ -35,12 +36,14 @@ def mount_volume(
     from nasfs.fuse.mount import mount_in_background, run_mount
 
     from .inventory import check_writable, is_received
+    from .roles.hearing import hear_first
     from .shares.merges import identity_map
 
     with Node.open(places) as node:
         row = node.state.volume(name)
         follow = snapshot is None and is_received(node, row)
         if snapshot is None and not follow:
+            hear_first(node, row, without_partner=without_partner)
             check_writable(node, row)
         if follow and resolve(directory) == resolve(node.mountpoint(row)):
             raise Refused(

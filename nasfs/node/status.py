@@ -5,7 +5,7 @@ from __future__ import annotations
 import nasfs
 
 from . import groups, inventory, pairing
-from .context import Node
+from .context import MountPhase, Node
 from .drills import drills
 from .messages import EventView, GroupView, ReplicationView, StatusView, VolumeView, when
 from .policy import schedules
@@ -45,13 +45,19 @@ def _attention(
     group_views: tuple[GroupView, ...],
     sends: tuple[ReplicationView, ...],
 ) -> list[str]:
-    said = [f"volume {volume.name}: {volume.problem}" for volume in volumes if volume.problem]
+    said = [
+        f"volume {volume.name}: {volume.problem}"
+        for volume in volumes
+        if volume.problem and volume.mount_state != MountPhase.WAITING.value
+    ]
     for group in group_views:
         if group.under_way:
             said.append(
                 f"group {group.name}: a {group.under_way} is not finished; next: {group.next_step};"
                 f" {group.to_finish}"
             )
+        if group.waits:
+            said.append(f"{group.waits}; it is not served; {group.to_go_on}")
         if group.role == "stale":
             said.append(f"group {group.name}: the partner has taken over; nothing is served here")
     for send in sends:

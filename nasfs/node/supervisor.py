@@ -24,6 +24,7 @@ from .engine import find_server
 from .inventory import check_writable
 from .mountdir import prepare
 from .records import VolumeRow
+from .shares.ganeshas import release
 
 log = logging.getLogger(__name__)
 
@@ -250,6 +251,7 @@ class _Keeper:
         self._set(MountPhase.STOPPING, pid=child.pid)
         mountpoint = self._mountpoint
         try:
+            await trio.to_thread.run_sync(release, self._node, self.uuid)
             await trio.to_thread.run_sync(unmount, mountpoint)
         except NasError as exc:
             if not force:

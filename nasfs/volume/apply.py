@@ -8,7 +8,7 @@ of one snapshot and half of the next, and nobody but the receiver may use it.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -192,15 +192,26 @@ class Applier:
         self._begin()
         self._store.execute("INSERT OR REPLACE INTO incoming VALUES (1, ?)", (progress,))
 
-    def seal(self, name: str, *, guid: str, time_ns: int, snap_group: str) -> Snapshot:
+    def seal(
+        self,
+        name: str,
+        *,
+        guid: str,
+        time_ns: int,
+        snap_group: str,
+        along: Callable[[Snapshot], None] | None = None,
+    ) -> Snapshot:
         """Publish the snapshot and forget the progress, in one durable step.
 
         A name that a snapshot of this site has already gets the GUID's first digits added.
+        *along*: see `Volume.seal`.
         """
         self.set_progress(b"")
         if any(snapshot.name == name for snapshot in self._volume.snapshots()):
             name = f"{name}-{guid[:8]}"
-        return self._volume.seal(name, guid=guid, time_ns=time_ns, snap_group=snap_group)
+        return self._volume.seal(
+            name, guid=guid, time_ns=time_ns, snap_group=snap_group, along=along
+        )
 
     def _begin(self, kind: Kind = Kind.CHANGES, count: int = 0, *, rows: int = 1) -> None:
         """*rows* changes that add *count* bytes beside them are about to be made."""

@@ -57,11 +57,15 @@ def with_range(value: LeafValue, start: int, stop: int, layer: int) -> LeafValue
     return value
 
 
-def is_all(value: LeafValue, start: int, stop: int, layer: int) -> bool:
-    """Whether blocks [start, stop) of the region (0 to 1,024) are all in *layer*."""
+def common_layer(value: LeafValue, start: int, stop: int) -> int | None:
+    """The layer of all blocks [start, stop) of the region; None if they are in several."""
     if isinstance(value, int):
-        return value == layer
-    return _checked(value)[start * _WIDTH : stop * _WIDTH] == _number(layer) * (stop - start)
+        return value
+    numbers = _checked(value)[start * _WIDTH : stop * _WIDTH]
+    first = numbers[:_WIDTH]
+    if stop - start > 1 and numbers != first * (stop - start):
+        return None
+    return int.from_bytes(first, "little")
 
 
 def leaf_runs(region: int, value: LeafValue, start: int, stop: int) -> Iterator[Run]:

@@ -19,7 +19,7 @@ import errno
 
 import msgspec
 
-from nasfs.volume.blockmap import HOLE, base_value, is_all, leaf_runs, with_range
+from nasfs.volume.blockmap import HOLE, base_value, common_layer, leaf_runs, with_range
 from nasfs.volume.errors import FsError
 from nasfs.volume.layers import Layers
 from nasfs.volume.live import Live
@@ -30,6 +30,12 @@ from nasfs.volume.types import BLOCK, REGION_BLOCKS, SIZE_MAX, Inode, Layer, Run
 _replace = msgspec.structs.replace
 
 Buffer = bytes | memoryview
+
+
+def _layer_in(leaf: Leaf, first: int, stop: int) -> int | None:
+    """The layer of all blocks [first, stop), which this leaf row maps; None: several."""
+    start = leaf.region * REGION_BLOCKS
+    return common_layer(leaf.map, first - start, stop - start)
 
 
 class FileData:
@@ -55,8 +61,11 @@ class FileData:
         first, stop = offset // BLOCK, -(-end // BLOCK)
         epoch = self._store.epochs.current
         leaf = self._leaf_of(inode, first, stop)
-        if self._is_in(inode, leaf, first, stop, epoch):
+        was = None if leaf is None else _layer_in(leaf, first, stop)
+        if was == epoch or (leaf is None and self._is_in(inode, first, stop, epoch)):
             self._layers.write(inode.ino, epoch, (data,), offset)
+        elif leaf is not None and was and offset % BLOCK == end % BLOCK == 0:
+            self._redirect_whole(leaf, first, stop, was, data)
         else:
             if leaf is not None:
                 old = list(leaf_runs(leaf.region, leaf.map, first, stop))
@@ -79,11 +88,18 @@ class FileData:
             return None
         return self._live.leaf(inode.ino, region)
 
-    def _is_in(self, inode: Inode, leaf: Leaf | None, first: int, stop: int, layer: int) -> bool:
+    def _redirect_whole(self, leaf: Leaf, first: int, stop: int, was: int, data: Buffer) -> None:
+        """Whole blocks [first, stop), which all are in layer *was*: the usual overwrite, as the
+        general way would do it."""
+        count, epoch = stop - first, self._store.epochs.current
+        self.check_room(count)
+        self._layers.write(leaf.ino, epoch, (data,), first * BLOCK, fresh=True)
+        self._set_in_leaf(leaf, first, stop, epoch)
+        self._space.dropped(leaf.ino, (Run(first, stop, Layer(was)),))
+        self._space.wrote(count)
+
+    def _is_in(self, inode: Inode, first: int, stop: int, layer: int) -> bool:
         """Whether all of blocks [first, stop) are in a layer.  Asked before every write."""
-        if leaf is not None:
-            start = leaf.region * REGION_BLOCKS
-            return is_all(leaf.map, first - start, stop - start, layer)
         if not inode.leaves:
             return inode.layer == layer and stop <= inode.layer_end
         return all(run.layer == layer for run in self._live.runs(inode, first, stop))

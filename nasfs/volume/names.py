@@ -1,7 +1,8 @@
 """The directory entries of the live view: by name, and in the order of a listing.
 
 Names are looked up through a write-back cache.  What was listed is remembered in its order, whole
-directories at a time, because they are listed again and again; a change keeps it right.
+directories at a time, because they are listed again and again; a change keeps it right.  A name
+that is not in a directory whose entries are all remembered needs no look into the table.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class _Listing:
         self.cookies: list[int] = []
         """Ascending; those of removed entries may be among them."""
         self.entries: dict[int, Dirent] = {}
+        self.names: set[bytes] = set()
         self.is_complete = False
 
     @property
@@ -52,14 +54,19 @@ class _Listing:
     def append(self, entry: Dirent) -> None:
         self.cookies.append(entry.cookie)
         self.entries[entry.cookie] = entry
+        self.names.add(entry.name)
+
+    def lacks(self, name: bytes) -> bool:
+        """It is certain that there is no such name."""
+        return self.is_complete and name not in self.names
 
     def page(self, after: int, limit: int) -> list[Dirent]:
         found: list[Dirent] = []
         cookies, entries = self.cookies, self.entries
         index = bisect_right(cookies, after)
         while index < len(cookies) and len(found) < limit:
-            known = [entries.get(c) for c in cookies[index : index + limit - len(found)]]
-            found += [entry for entry in known if entry is not None]
+            known = cookies[index : index + limit - len(found)]
+            found += filter(None, map(entries.get, known))  # an entry is never false
             index += len(known)
         return found
 
@@ -81,6 +88,9 @@ class Names:
         self._count(directory, listing, 0)
 
     def get(self, parent: int, name: bytes) -> Dirent | None:
+        listing = self._listings.get(parent)
+        if listing is not None and listing.lacks(name):
+            return None
         return self._rows.get((parent, name))
 
     def put(self, entry: Dirent, *, new: bool = False) -> None:
@@ -88,6 +98,7 @@ class Names:
         key: Key = (entry.parent, entry.name)
         listing = self._listings.get(entry.parent)
         if listing is not None:
+            new = new or listing.lacks(entry.name)
             old = None if new else self._rows.get(key)
             if old is not None and old.cookie != entry.cookie:
                 listing.entries.pop(old.cookie, None)
@@ -107,6 +118,7 @@ class Names:
         if listing is None:
             return
         listing.entries.pop(entry.cookie, None)
+        listing.names.discard(entry.name)
         if len(listing.cookies) > 2 * len(listing.entries) + PAGE:
             self._forget_listing(entry.parent)
 

@@ -23,7 +23,7 @@ from nasfs.volume.layers import DIRECTORIES, Layers
 from nasfs.volume.reach import ALL_REGIONS
 from nasfs.volume.space import LEAVES_A_PART, Space
 from nasfs.volume.store import Store
-from nasfs.volume.types import REGION_BLOCKS, Inode, Run, Snapshot, SnapshotState
+from nasfs.volume.types import REGION_BLOCKS, Inode, Run
 
 ROWS_A_PART = 1024
 """Leaf rows of an inode that are passed over before others have a turn; their maps are not read."""
@@ -43,6 +43,9 @@ class Reclaim:
         """The inode that is given back in parts."""
         self._left_off: tuple[object, tuple[int, int]] | None = None
         """The last of its leaf rows that was looked at, and what for."""
+        self._empty_at: int | None = None
+        """The queue was empty when so many keys had been added to it."""
+        self._is_swept = False
 
     def step(self, limit: int) -> bool:
         """Do about *limit* items of work.  Returns False when nothing can be done for now.
@@ -59,7 +62,7 @@ class Reclaim:
         swept = self._store.db.execute("SELECT next_dir FROM sweep").fetchall()
         return {
             "layers": count,
-            "snapshots": len(self._destroying()),
+            "snapshots": len(self._store.destroying),
             "directories": sum(DIRECTORIES - row[0] for row in swept),
         }
 
@@ -75,8 +78,12 @@ class Reclaim:
 
     def _queued(self, limit: int) -> list[tuple[int, int]]:
         """Layers (inode, epoch) out of the queue that may be given back now."""
-        self._store.flush(self._store.reclaim)
+        queue = self._store.reclaim
+        if queue.additions == self._empty_at:
+            return []
+        self._store.flush(queue)
         rows = self._store.db.execute("SELECT ino, layer FROM reclaim LIMIT ?", (limit,)).fetchall()
+        self._empty_at = None if rows else queue.additions
         # Of the file that goes in parts each part queues the same layers: once at the end.
         return [
             row for row in rows if row[0] != self._under_way and self._space.may_give_back(row[0])
@@ -84,11 +91,8 @@ class Reclaim:
 
     # destroyed snapshots
 
-    def _destroying(self) -> list[Snapshot]:
-        return [s for s in self._store.all_snapshots if s.state is SnapshotState.DESTROYING]
-
     def _destroy_step(self, limit: int) -> bool:
-        jobs = self._destroying()
+        jobs = self._store.destroying
         if not jobs:
             return False
         self._store.flush()
@@ -222,8 +226,11 @@ class Reclaim:
     # after a crash
 
     def _sweep_step(self) -> bool:
+        if self._is_swept:
+            return False
         row = self._store.db.execute("SELECT epoch, next_dir FROM sweep").fetchone()
-        if row is None:
+        if row is None:  # only opening sets it up
+            self._is_swept = True
             return False
         epoch, index = row
         for ino, layer in self._layers.listing(index):

@@ -167,6 +167,7 @@ class Store:
         self.sealed = {s.epoch: s for s in self.all_snapshots if s.state is SnapshotState.SEALED}
         self.sealed_names = {s.name: s for s in self.sealed.values()}
         rollbacks = self.db.execute("SELECT epoch, target FROM rollback").fetchall()
+        self.destroying = [s for s in self.all_snapshots if s.state is SnapshotState.DESTROYING]
         staying = [s.epoch for s in self.all_snapshots if s.state is not SnapshotState.DESTROYING]
         self._newest_ancestor = newest_ancestor(staying, rollbacks)
 

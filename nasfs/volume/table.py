@@ -67,6 +67,8 @@ class VersionedTable:
             f" SELECT {columns}, ? FROM {live} WHERE {where}"
         )
         self._sql_put = f"REPLACE INTO {live} ({columns}) VALUES ({marks})"
+        changed = ", ".join(f"{name} = ?" for name, _ in spec.values)
+        self._sql_change = f"UPDATE {live} SET {changed} WHERE {where}"
         self._sql_delete = f"DELETE FROM {live} WHERE {where}"
         after = f"(born, {key}) > ({', '.join('?' * (1 + len(spec.key)))})"
         order = f"ORDER BY born, {key} LIMIT ?"
@@ -125,9 +127,18 @@ class VersionedTable:
         self._db.execute(self._sql_delete, key)
 
     def write_many(
-        self, keep: Sequence[Key], delete: Sequence[Key], put: Sequence[RowValues]
+        self,
+        keep: Sequence[Key],
+        delete: Sequence[Key],
+        put: Sequence[RowValues],
+        change: Sequence[RowValues],
     ) -> None:
-        """Many changes at once: the rows in *keep* are copied to the past first."""
+        """Many changes at once: the rows in *keep* are copied to the past first.
+
+        Args:
+            change: rows that are there, with the same `born`: where nothing else is indexed,
+                this does not touch the indexes.
+        """
         current = self._epochs.current
         if keep:
             self._db.executemany(self._sql_keep, [(current, *key) for key in keep])
@@ -135,6 +146,10 @@ class VersionedTable:
             self._db.executemany(self._sql_delete, delete)
         if put:
             self._db.executemany(self._sql_put, put)
+        if change:
+            width = len(self.spec.key)
+            values = [row[width + 1 :] + row[:width] for row in change]
+            self._db.executemany(self._sql_change, values)
 
     def scan_at(self, where: str, values: Key, epoch: int, tail: str = "") -> Iterator[RowValues]:
         """Rows visible at a sealed epoch, by a condition on the columns; *tail* orders them."""
@@ -292,8 +307,13 @@ class WriteBack(Generic[R]):
         newest = self._table.newest
         keep = [k for k, b in self._stored_born.items() if b is not None and b <= newest]
         delete = [key for key, record in self._dirty.items() if record is None]
-        put = [self._row(record) for record in self._dirty.values() if record is not None]
-        self._table.write_many(keep, delete, put)
+        put: list[RowValues] = []
+        change: list[RowValues] = []
+        born = self._stored_born
+        for key, record in self._dirty.items():
+            if record is not None:
+                (change if record.born == born[key] else put).append(self._row(record))
+        self._table.write_many(keep, delete, put, change)
         self._clean.update(self._dirty)
         self._dirty.clear()
         self._stored_born.clear()
@@ -343,8 +363,11 @@ class KeyBuffer:
         self._sql_remove = f"DELETE FROM {name} WHERE {where}"
         self._added: dict[Key, None] = {}
         self._removed: dict[Key, None] = {}
+        self.additions = 0
+        """How often a key was added since the volume was opened."""
 
     def add(self, key: Key) -> None:
+        self.additions += 1
         self._removed.pop(key, None)
         self._added[key] = None
 

@@ -81,6 +81,13 @@ class View(ABC):
         ``.`` is asked for a file handle by a kernel that does not know the inode: nobody has it
         open, so if it has no name it is gone.
         """
+        inode = self.find(parent, name)
+        if inode is None:
+            raise FsError(errno.ENOENT)
+        return inode
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """Like `lookup`; None if there is no such name."""
         inode = self.getattr(parent)
         if name == b".":
             if inode.nlink == 0:
@@ -93,9 +100,7 @@ class View(ABC):
         if len(name) > NAME_MAX:
             raise FsError(errno.ENAMETOOLONG)
         entry = self._dirent(parent, name)
-        if entry is None:
-            raise FsError(errno.ENOENT)
-        return self.getattr(entry.ino)
+        return None if entry is None else self.getattr(entry.ino)
 
     def readdir(self, ino: int, after: int, limit: int) -> list[tuple[Dirent, Inode]]:
         """Entries with a cookie above *after*, in the order of cookies; no ``.`` and ``..``."""
@@ -103,10 +108,10 @@ class View(ABC):
             raise FsError(errno.ENOTDIR)
         entries = self._dirents(ino, after, limit)
         inodes = self._inodes([entry.ino for entry in entries])
-        return [
-            (entry, self.getattr(entry.ino) if inode is None else inode)  # which says it is gone
-            for entry, inode in zip(entries, inodes, strict=True)
-        ]
+        found = list(filter(None, inodes))  # an inode is never false
+        if len(found) < len(entries):
+            found = [self.getattr(entry.ino) for entry in entries]  # which says that one is gone
+        return list(zip(entries, found, strict=True))
 
     def readlink(self, ino: int) -> bytes:
         target = self.getattr(ino).target

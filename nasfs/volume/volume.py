@@ -274,6 +274,10 @@ class Volume(Snapshots):
         """What has been written and not synced; its `run` may be called in a thread."""
         return self._layers.take_dirty()
 
+    def flush_rows(self) -> None:
+        """Write changed rows into the open transaction, which `commit_nowait` would do else."""
+        self._store.flush()
+
     def commit_nowait(self) -> None:
         """Commit metadata without waiting for the disk; all data must be synced before.
 

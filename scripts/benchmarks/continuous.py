@@ -175,7 +175,7 @@ def memory_mib(pid: int) -> float:
     return int(found[1]) / 1024
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="in all (3600: the long form)")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two snapshots")
@@ -196,6 +196,11 @@ def main() -> None:
         or min(options.age, options.report, options.writes) < 0
     ):
         parser.error("these are numbers above 0")
+    return options
+
+
+def main() -> None:
+    options = parse_options()
     shorter = options.age or max(1.0, 3600 / options.seconds)
     tiers = [(every * options.every, age / shorter) for every, age in TIERS]
     needed = FILE * 3 + int(options.seconds) * 16 * MIB

@@ -16,6 +16,7 @@ from nasfs.schedule.policy import parse_policy
 from nasfs.schedule.retention import Candidate, Decision, Verdict, plan_retention
 from nasfs.volume import Access, Hold, Snapshot, VolumeBusy, open_volume
 
+from ..coming_back import why_it_waits
 from ..context import Node
 from ..engine import changed_since, info
 from ..inventory import WRITABLE_ROLES
@@ -75,13 +76,17 @@ def target_of(node: Node, policy: PolicyRow) -> Target:
         if group is None:
             raise Failed(f"the group of policy {policy.name} is gone")
         rows = tuple(node.state.members(group.uuid))
-        return Target(group.name, rows, group, change_under_way(node, group))
+        return Target(group.name, rows, group, _busy(node, group))
     row = node.state.find_volume(policy.volume)
     if row is None:
         raise Failed(f"the volume of policy {policy.name} is gone")
     group = node.state.find_group(row.group) if row.group else None
-    busy = change_under_way(node, group) if group else ""
+    busy = _busy(node, group) if group else ""
     return Target(str(node.state.volume_name(row)), (row,), group, busy)
+
+
+def _busy(node: Node, group: Group) -> str:
+    return why_it_waits(node, group) or change_under_way(node, group)
 
 
 def volumes_of(node: Node, volume_uuid: str, group_uuid: str) -> list[VolumeRow]:

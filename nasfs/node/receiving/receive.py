@@ -23,6 +23,7 @@ from typing import NoReturn
 from nasfs.errors import NasError
 from replication.receiver import serve_connection
 
+from ..buffers import keep_buffers
 from ..context import Node
 from ..pairing import credentials
 from ..places import Places
@@ -88,6 +89,7 @@ def _be_child(
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, _end)
         os.setsid()
+        keep_buffers()
         threading.Thread(target=_end_with_daemon, args=(daemon,), daemon=True).start()
         code = _serve(connection, places)
     except SystemExit as exc:

@@ -7,7 +7,14 @@ import time
 from pathlib import Path
 
 from nasfs.errors import NasError, Refused
-from nasfs.volume import NoSuchVolume, VolumeBusy, open_pool, open_volume, volume_info
+from nasfs.volume import (
+    NoSuchVolume,
+    Snapshot,
+    Volume,
+    VolumeBusy,
+    open_pool,
+    volume_info,
+)
 from replication.endpoint import (
     Batch,
     GroupSpec,
@@ -31,6 +38,7 @@ from ..pairing import identity
 from ..records import HOLDER, Group, Invitation, Pool, VolumeRow
 from ..roles import leaving
 from ..roles.progress import still_receives
+from ..shares.share_travel import staged_digest
 from ..words import check_name
 from . import partner
 from .receivers import announce, take_over, withdraw
@@ -151,6 +159,7 @@ class NodeSite:
             time_ns=time.time_ns(),
             keep_most=kept.keeps if kept else 0,
             keep_least=kept.keep_least if kept else 0,
+            staged=staged_digest(self._node, group) if group.role == "passive" else "",
         )
 
     def operate(self, group: str, operation: str, body: bytes) -> bytes:
@@ -209,7 +218,7 @@ class NodeSite:
 class _NodeSink:
     """A sink that holds what came last, and keeps to the number of snapshots, once it is closed."""
 
-    def __init__(self, sink: Sink, node: Node, row: VolumeRow, keep: int) -> None:
+    def __init__(self, sink: VolumeSink, node: Node, row: VolumeRow, keep: int) -> None:
         self._sink = sink
         self._node = node
         self._row = row
@@ -239,31 +248,34 @@ class _NodeSink:
         self._sink.commit(progress)
 
     def seal(self, target: SnapshotRef) -> None:
-        self._sink.seal(target)
+        volume = self._sink.volume
+        self._sink.seal(target, lambda newest: _hold_newest(volume, newest))
         self._sealed = True
 
     def close(self) -> None:
-        snapshots = self._sink.snapshots() if self._sealed else []
-        self._sink.close()
         try:
-            if snapshots:
-                surplus = snapshots[: -self._keep] if self._keep else []
-                _keep_newest(self._node, self._row, [ref.guid for ref in surplus])
+            if self._sealed and not self._sink.volume.changed:
+                _keep_to(self._keep, self._sink.volume, self._node)
         finally:
+            self._sink.close()
             withdraw(self._node.places, self._row.uuid)
 
 
-def _keep_newest(node: Node, row: VolumeRow, surplus: list[str]) -> None:
-    """Hold the newest snapshot of a passive volume; destroy the surplus, but what is held."""
-    with open_volume(node.volume_path(row)) as volume:
-        newest = volume.ancestors()[-1]
-        for guid, holds in volume.all_holds().items():
-            if guid != newest.guid and any(hold.owner == HOLDER for hold in holds):
-                volume.release_hold_nowait(volume.snapshot(guid).name, HOLDER)
-        volume.hold(newest.name, HOLDER, "the newest that has arrived: the next delta begins there")
-        with node.state.change():  # no test failover begins on what is just going
-            node.drills.settle(volume)
-            for guid in surplus:
-                with contextlib.suppress(NasError):  # held: it stays until it is released
-                    volume.destroy_snapshot(volume.snapshot(guid).name)
-        reclaim_all(volume)
+def _hold_newest(volume: Volume, newest: Snapshot) -> None:
+    """It, and none before it, is held by replication from now on."""
+    for guid, holds in volume.all_holds().items():
+        if guid != newest.guid and any(hold.owner == HOLDER for hold in holds):
+            volume.release_hold_nowait(volume.snapshot(guid).name, HOLDER)
+    reason = "the newest that has arrived: the next delta begins there"
+    volume.hold_nowait(newest.name, HOLDER, reason)
+
+
+def _keep_to(count: int, volume: Volume, node: Node) -> None:
+    """Destroy what is more than so many (0: nothing), but what is held; give its space back."""
+    surplus = volume.ancestors()[:-count] if count else []
+    with node.state.change():  # no test failover begins on what is just going
+        node.drills.settle(volume)
+        for snapshot in surplus:
+            with contextlib.suppress(NasError):  # held: it stays until it is released
+                volume.destroy_snapshot(snapshot.name)
+    reclaim_all(volume)

@@ -23,6 +23,7 @@ from replication.errors import PeerFailed, RefusedByPeer
 from replication.plans import plan_failback, plan_join, plan_rollback, plan_takeover
 from replication.roles import Action, GroupView, Plan, Role, Step, VolumeView
 
+from ..coming_back import check_heard
 from ..context import MountPhase, Node
 from ..drills.drills import stop_if_any
 from ..engine import info
@@ -39,6 +40,7 @@ from . import group_rollback
 from .agreeing import PARTNERS, UNDECIDED, agree, call_off
 from .opening import VOLUME_S, find_member, open_member
 from .progress import AGREED, Work, describe, how_to_finish, read_work, still_receives
+from .watch import insist
 from .yielding import take_back
 
 PEER_S = 5.0
@@ -55,6 +57,8 @@ async def fail_over(services: Services, name: str, request: FailoverRequest) -> 
     """
     if request.call_off:
         return await give_up(services, name)
+    if request.without_partner:
+        return await insist(services, name)
     robbing = request.force and request.lose_unreplicated
 
     def plan(view: GroupView) -> Plan:
@@ -106,6 +110,7 @@ async def roll_back(services: Services, name: str, request: GroupRollback) -> Pl
         NasError: why a step failed; the same command goes on with it.
     """
     group = services.node.state.group(name)
+    check_heard(services.node, group)
     token = await services.run(fresh_group_name, group, "rollback")
     made = services.node.bond.replication(group.uuid)
     replicated = made is not None and not made.split
@@ -193,6 +198,8 @@ def _begin(node: Node, group: Group, work: Work) -> None:
             raise Refused(f"the role of group {group.name} has just changed; look at it again")
         body = msgspec.msgpack.encode(work)
         node.bond.begin_journal(Journal(group.uuid, work.plan.kind, body, 0))
+        if work.plan.kind == "failover" and not work.plan.losing:  # it has been handed over
+            node.bond.set_followed(group.uuid, work.plan.term)
     node.note(f"{work.plan.kind} began", group.name, work.plan.losing)
 
 
@@ -213,6 +220,8 @@ async def _carry_out(
     bond = services.node.bond
     for number, step in enumerate(work.plan.steps[done:], start=done):
         began = trio.current_time()
+        if step.action in (Action.HAND_OVER, Action.REJOIN):
+            bond.set_followed(group.uuid, step.term)  # from now on it can be, whatever we hear
         if step.action in PARTNERS:
             before, work = work, await _agree(services, group, work, step, force=force)
             if work != before:
@@ -297,9 +306,10 @@ async def _give_up_agreed(services: Services, name: str) -> None:
     if scope := services.agreeing.get(group.uuid):
         scope.cancel()
     async with services.lock(group.uuid):
-        journal = services.node.bond.journal(group.uuid)
+        bond = services.node.bond
+        journal = bond.journal(group.uuid)
         if journal is not None and still_receives(journal):
-            services.node.bond.end_journal(group.uuid)
+            bond.end_journal(group.uuid)
             services.node.note(f"{journal.kind} called off", name, "by force")
 
 

@@ -20,7 +20,7 @@ from ..part_messages import EndView, PairEndView, ReplicationDelete
 from ..records import Group
 from ..services import Services
 from .leaving import LEAVE, Ended, related
-from .releasing import check_free_to_end, end_here, must_exist, plan_end
+from .releasing import check_free_to_end, end_here, must_exist, plan_end, tidy_all
 
 END = "end-replication"
 PEER_S = 10.0
@@ -127,6 +127,7 @@ async def remove_pair(services: Services, request: PairRemove) -> PairEndView:
         )
     for group in groups:
         await delete(services, group.name, ReplicationDelete(force=True))
+    await services.run(tidy_all)
     told = await services.run(_leave)
     with node.state.change():
         node.bond.forget_peer()

@@ -159,6 +159,13 @@ def tidy(node: Node, group: Group) -> bool:
     return True
 
 
+def tidy_all(node: Node) -> None:
+    """The same for all groups, when nothing is replicated any more."""
+    for group in node.state.groups():
+        if group.role == "active" and node.bond.replication(group.uuid) is None:
+            tidy(node, group)
+
+
 def must_exist(node: Node, name: str) -> Group:
     """A group that is replicated, in either direction, or was until a moment ago.
 

@@ -47,6 +47,7 @@ from ..shares.sharing import activate
 from ..snapshots import find_snap_group, fresh_group_name, seal_members, take_snapshot
 from ..users import users_below
 from .progress import Yielding
+from .watch import go_on
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ async def catch_up(services: Services, group: Group, body: bytes) -> bytes:
     node = services.node
     async with services.lock(group.uuid), services.scheduler.scope(group.uuid):
         check_drain(seat_of(node, group.uuid), ask.token, ask.term)
+        go_on(services, group, "the partner is passive", "partner")  # so it has not taken over
         check_active(node, _group(node, group.uuid))
         _check_sends(services, group)
         name = fresh_group_name(node, group, "before-switchover")

@@ -14,6 +14,8 @@ from .reports import Both, Done, Failure, Held, Running
 
 BACKOFF_S = (1.0, 300.0)
 """The first and the longest pause after a failure."""
+SKEW_NS = 50_000_000
+"""A clock that has moved by less is not worth a write to the disk."""
 
 
 @dataclass
@@ -44,6 +46,10 @@ class Attempts:
     """What `rebase` was when the present attempt began; not 0: it does that."""
     ended: trio.Event = field(default_factory=trio.Event)
     """Of the present attempt."""
+    landed: trio.Event = field(default_factory=trio.Event)
+    """Of the next attempt that ends and was not just held."""
+    both: Both | None = None
+    """What was told and is not in node.db yet."""
     pause_s: float = BACKOFF_S[0]
     _at: tuple[float, int] = (0.0, 0)
 
@@ -81,7 +87,14 @@ class Attempts:
                     self.next_try_ns = time.time_ns() + int(pause * 1e9)
         if not isinstance(outcome, Held):
             self.finished = self.begun
+            self.landed.set()
+            self.landed = trio.Event()
         return pause
+
+    async def until_finished(self, number: int) -> None:
+        """Until the attempt of that number, or a later one, has ended."""
+        while self.finished < number:
+            await self.landed.wait()
 
     def _forget_rebase(self) -> None:
         """It was done, or can't be; unless it was asked for again since it began."""
@@ -113,18 +126,31 @@ class Memory:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def both(self, group_uuid: str, report: Both) -> None:
+    def both(self, group_uuid: str, report: Both | None) -> None:
         """A snap group is whole on both sides."""
+        if report is None:
+            return
         known = self._node.traffic.common(group_uuid)
         common = Common(group_uuid, report.snap_group, report.name, report.time_ns, report.skew_ns)
+        if known is not None and abs(common.skew_ns - known.skew_ns) < SKEW_NS:
+            common = msgspec.structs.replace(common, skew_ns=known.skew_ns)
         if common != known:
             self._node.traffic.set_common(common)
 
     def ended(
-        self, group_uuid: str, began_ns: int, outcome: Done | Held | Failure, last: Running
+        self,
+        group_uuid: str,
+        began_ns: int,
+        outcome: Done | Held | Failure,
+        last: Running,
+        both: Both | None = None,
     ) -> None:
-        """Whatever became of it; nothing, if the replication was deleted meanwhile."""
+        """Whatever became of it; nothing, if the replication was deleted meanwhile.
+
+        *both* was told last, and is remembered in the same transaction.
+        """
         with self._node.state.change():
+            self.both(group_uuid, both)
             before = self._node.bond.transfer(group_uuid) or never(group_uuid)
             self._node.bond.set_transfer(_after(before, outcome, time.time_ns()))
             self._keep(group_uuid, began_ns, before, outcome, last)

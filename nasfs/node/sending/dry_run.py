@@ -20,6 +20,7 @@ from ..messages import DeltaView
 from ..pairing import connect_peer
 from ..records import Group, Replication, VolumeRow
 from .lag import arrival
+from .members import Members
 from .outgoing import COMPRESSION_LEVELS, Waiting
 from .traffic import calendar
 
@@ -41,7 +42,8 @@ def delta_views(node: Node, group: Group, made: Replication, rate: float) -> lis
     theirs = {volume.uuid: volume.snapshots for volume in status.volumes}
     known = {snapshot.guid for found in theirs.values() for snapshot in found}
     keeps = Retention(status.keep_most or made.max_snapshots, status.keep_least)
-    waiting = Waiting(node, rows, made, known, keeps)
+    with Members(node, rows) as members:
+        waiting = Waiting(members, made, known, keeps)
     steps: dict[str, list[tuple[VolumeRow, SendDelta]]] = {
         snap_group.uuid: [] for snap_group in waiting.chosen
     }

@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self
 
 from nasfs.volume import Snapshot
 from replication.client import create_replication, peer_status
 from replication.compression import AUTO
 from replication.endpoint import GroupSpec, GroupStatus, Source, VolumeSpec
-from replication.errors import PeerUnreachable
+from replication.errors import PeerUnreachable, RefusedByPeer
 from replication.local import VolumeSource
 from replication.plan import Retention, SnapGroup, plan_snap_groups
 from replication.sender import Account, replicate
 
 from ..context import Node
-from ..engine import info
-from ..leases import hold, others_hold, release_older
+from ..leases import hold, older, release
 from ..records import Group, Replication, VolumeRow
+from .beside import Beside
 from .governor import Governor
+from .members import Members
 from .peerline import PeerLine
 from .reports import Both, Done, Running
 
@@ -32,14 +36,20 @@ AT_A_TIME = 16
 Say = Callable[[Running | Both], None]
 
 
-def group_spec(node: Node, group: Group, made: Replication, names: dict[str, str]) -> GroupSpec:
-    """What the partner is asked to have; *names*: volume UUID to its name there."""
+def group_spec(
+    node: Node,
+    group: Group,
+    made: Replication,
+    names: dict[str, str],
+    sizes: dict[str, int],
+) -> GroupSpec:
+    """What the partner is asked to have; by volume UUID its name there, and its size."""
     volumes = tuple(
         VolumeSpec(
             uuid=row.uuid,
             pool=made.to_pool,
             name=names.get(row.uuid, row.name),
-            size=info(node, row).size,
+            size=sizes[row.uuid],
             provision=made.provision,
         )
         for row in node.state.members(group.uuid)
@@ -51,21 +61,17 @@ class Waiting:
     """What this site has and the partner lacks, as of one look."""
 
     def __init__(
-        self,
-        node: Node,
-        rows: list[VolumeRow],
-        made: Replication,
-        theirs: set[str],
-        retention: Retention,
+        self, members: Members, made: Replication, theirs: set[str], retention: Retention
     ) -> None:
         """*theirs*: the GUIDs of what the partner has."""
         self._theirs = theirs
-        self.snapshots = {row.uuid: grouped(info(node, row).snapshots) for row in rows}
+        rows = members.rows
+        self.snapshots = {row.uuid: grouped(members.snapshots(row)) for row in rows}
         whole = complete(list(self.snapshots.values()))
         there = [number for number, group in enumerate(whole) if self.is_there(group)]
         self.common = whole[there[-1]] if there else None
         later = whole[there[-1] + 1 :] if there else whole
-        held = others_hold(node, rows) if made.max_lag_s and len(later) > 1 else set()
+        held = members.others_hold() if made.max_lag_s and len(later) > 1 else set()
         groups = [self._snap_group(rows[0], name, held) for name in later]
         self.chosen = plan_snap_groups(
             groups,
@@ -91,7 +97,7 @@ class Waiting:
 
 
 class Outgoing:
-    """One attempt to bring the partner up to date with a group.
+    """One attempt to bring the partner up to date with a group; a context manager.
 
     Attributes:
         both_have: the newest snap group that both sites have; empty: none.
@@ -119,27 +125,68 @@ class Outgoing:
         self._began = time.monotonic()
         self._done = Done()
         self._rows = node.state.members(group.uuid)
+        self._members = Members(node, self._rows)
+        self._beside = Beside()
         self._skew_ns = 0
         self._sizes: dict[str, int] = {}
         self.both_have = ""
         self._under_way: tuple[SnapGroup, ...] = ()
+        self._offered = False
+        self._rested: Future[GroupStatus | None] | None = None
 
-    def run(self, spec: GroupSpec) -> Done:
-        """Have the partner make what is missing there, then send what it lacks, oldest first."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._members:
+            self._beside.__exit__(kind, error, trace)
+
+    def run(self) -> Done:
+        """Have the partner make what is missing there, then send what it lacks, oldest first.
+
+        The partner closes its volumes, and holds are released, beside what the caller does until
+        the context ends.
+        """
         self._say(Running(phase="connecting"))
-        status = self._agree(spec)
+        status = self._agree(self._spec())
         theirs = {found.guid for volume in status.volumes for found in volume.snapshots}
         keeps = Retention(status.keep_most or self._made.max_snapshots, status.keep_least)
-        while (waiting := Waiting(self._node, self._rows, self._made, theirs, keeps)).chosen:
+        while (waiting := Waiting(self._members, self._made, theirs, keeps)).chosen:
             self._note_common(waiting, waiting.common)
             self._done = _more(self._done, skipped=waiting.skipped)
             self._send(waiting, theirs)
         self._note_common(waiting, waiting.common)
-        for row in self._rows:
-            release_older(self._node, row, waiting.common)
+        self._rested = self._beside.begin(self._rest, status)
+        self._let_go(waiting.common)
         return self._done
 
+    def partner_has(self) -> GroupStatus | None:
+        """What it has after `run`; None: it went away."""
+        return self._rested.result() if self._rested else None
+
+    def _rest(self, status: GroupStatus) -> GroupStatus | None:
+        return self._line.rest(self._group.uuid) if self._offered else status
+
+    def _let_go(self, common: str | None) -> None:
+        """Of what lies before it; not waited for."""
+        for row in self._rows:
+            held = self._members.held(row)
+            before = older(self._members.snapshots(row), common)
+            surplus = [snapshot for snapshot in before if snapshot.guid in held]
+            if surplus:
+                self._beside.begin(release, self._node, row, surplus)
+
     # talking to the partner
+
+    def _spec(self) -> GroupSpec:
+        names = self._node.bond.remote_names()
+        sizes = {row.uuid: self._members.volume(row).size for row in self._rows}
+        return group_spec(self._node, self._group, self._made, names, sizes)
 
     def _agree(self, spec: GroupSpec) -> GroupStatus:
         """What the partner has.  The connection waits for the first volume."""
@@ -151,9 +198,22 @@ class Outgoing:
         return self._ask(spec)
 
     def _ask(self, spec: GroupSpec) -> GroupStatus:
+        if self._line.agreed == spec:
+            with contextlib.suppress(RefusedByPeer):  # it will say why
+                status = self._ask_status()
+                if (status.role, status.term) == ("passive", spec.term):
+                    return status
+        self._line.agreed = None
         with self._line.lend(self._level) as connection:
             connection.share_link(self._governor.throttle)
             create_replication(connection, spec)
+        status = self._ask_status()
+        self._line.agreed = spec
+        return status
+
+    def _ask_status(self) -> GroupStatus:
+        with self._line.lend(self._level) as connection:
+            connection.share_link(self._governor.throttle)
             began = time.time_ns()
             status = peer_status(connection, self._group.uuid)
         if status.time_ns:
@@ -169,10 +229,7 @@ class Outgoing:
         """
         count = AT_A_TIME if len(self._rows) == 1 else 1
         self._under_way = waiting.chosen[:count]
-        for row in self._rows:
-            mine = waiting.snapshots[row.uuid]
-            chosen = [mine[group.uuid] for group in waiting.chosen]
-            hold(self._node, row, chosen, f"group {self._group.name} is replicated from here")
+        self._hold([group.uuid for group in waiting.chosen], waiting)
         for row in self._rows:
             mine = waiting.snapshots[row.uuid]
             lacking = [
@@ -181,12 +238,23 @@ class Outgoing:
             if lacking:
                 self._send_volume(row, lacking, len(waiting.chosen))
                 theirs.update(snapshot.guid for snapshot in lacking)
+        self._beside.join()
         self._note_common(waiting, self._under_way[-1].uuid)
+
+    def _hold(self, snap_groups: list[str], waiting: Waiting) -> None:
+        """Beside the transfer: while one of them is read, it is leased."""
+        reason = f"group {self._group.name} is replicated from here"
+        for row in self._rows:
+            held, mine = self._members.held(row), waiting.snapshots[row.uuid]
+            chosen = [mine[uuid] for uuid in snap_groups if mine[uuid].guid not in held]
+            if chosen:
+                self._beside.begin(hold, self._node, row, chosen, reason)
 
     def _send_volume(self, row: VolumeRow, snapshots: list[Snapshot], left: int) -> None:
         def tell(account: Account) -> None:
             self._progress(account, left)
 
+        self._offered = True
         with contextlib.closing(self._source(row)) as source:
             account = replicate(
                 source,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from replication.client import peer_status
 from replication.connection import Connection
-from replication.endpoint import PeerIdentity
+from replication.endpoint import GroupSpec, GroupStatus, PeerIdentity
 from replication.errors import PeerUnreachable, ReplicationError
 
 from ..context import Node
@@ -23,6 +23,7 @@ class PeerLine:
 
     Attributes:
         kept: the connection that was taken last is not a new one; it may have broken unnoticed.
+        agreed: what the partner was asked to have last, and said yes to; None: ask it.
     """
 
     def __init__(self, node: Node) -> None:
@@ -30,6 +31,7 @@ class PeerLine:
         self._spare: Connection | None = None
         self.kept = False
         self._made_for: tuple[PeerIdentity | None, int] = (None, 0)
+        self.agreed: GroupSpec | None = None
 
     @property
     def level(self) -> int:
@@ -70,14 +72,18 @@ class PeerLine:
         self.close()
         self._spare = connection
 
-    def rest(self, group_uuid: str) -> None:
-        """Nothing more is sent for now: the partner closes the volume that it had open for us."""
+    def rest(self, group_uuid: str) -> GroupStatus | None:
+        """Nothing more is sent for now: the partner closes the volume that it had open for us.
+
+        What it has then; None: the connection broke.
+        """
         if self._spare is None:
-            return
+            return None
         try:
-            peer_status(self._spare, group_uuid)
+            return peer_status(self._spare, group_uuid)
         except ReplicationError:
             self.close()
+            return None
 
     def mind(self) -> None:
         """Hear what the partner says meanwhile; a connection that broke is given up."""

@@ -12,7 +12,6 @@ from replication.rebase import RebaseSource
 from replication.witness import LocalWitness
 
 from ..comparing.comparison import Partner
-from ..leases import hold
 from ..records import VolumeRow
 from .outgoing import Outgoing, Waiting
 from .reports import Running
@@ -34,13 +33,12 @@ class Rebasing(Outgoing):
         self._under_way = (newest,)
         targets = {row.uuid: waiting.snapshots[row.uuid][newest.uuid] for row in self._rows}
         self._targets = {uuid: snapshot.guid for uuid, snapshot in targets.items()}
-        reason = f"group {self._group.name} is replicated from here"
-        for row in self._rows:
-            hold(self._node, row, [targets[row.uuid]], reason)
+        self._hold([newest.uuid], waiting)
         for row in self._rows:
             if waiting.lacks(row, newest.uuid):
                 self._send_volume(row, [targets[row.uuid]], 1)
                 theirs.add(targets[row.uuid].guid)
+        self._beside.join()
         self._note_common(waiting, newest.uuid)
 
     def _source(self, row: VolumeRow) -> Source:

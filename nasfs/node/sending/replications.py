@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import trio
 from msgspec.structs import replace
 
 from nasfs.errors import ConfigError, Failed, Refused
@@ -12,6 +13,7 @@ from replication.client import create_replication
 from replication.link import parse_rate, parse_window
 
 from ..context import Node
+from ..engine import info
 from ..inventory import check_active
 from ..leases import release_but
 from ..messages import Nothing, ReplicationCreate, ReplicationView
@@ -26,6 +28,8 @@ from .replicator import Replicator
 
 MAX_SNAPSHOTS = 1000
 MAX_WINDOWS = 64
+LOOK_S = 0.2
+"""So long the answer to who waits for the end of an attempt is kept back at most (seconds)."""
 
 Params = Mapping[str, str]
 
@@ -60,7 +64,8 @@ def _create(node: Node, body: ReplicationCreate) -> tuple[Group, Replication]:
             hint=f"nasfs replication show {group.name}",
         )
     with connect_peer(node) as connection:
-        create_replication(connection, group_spec(node, group, made, names))
+        sizes = {row.uuid: info(node, row).size for row in node.state.members(group.uuid)}
+        create_replication(connection, group_spec(node, group, made, names, sizes))
     node.bond.add_replication(made, names)
     node.note("replication created", group.name, f"to pool {body.to_pool}")
     return group, made
@@ -134,8 +139,14 @@ def made_replication(node: Node, name: str) -> tuple[Group, Replication]:
 
 
 async def show(services: Services, body: Nothing, params: Params) -> ReplicationView:
-    """How it stands."""
+    """How it stands; with `finished`, as soon as that attempt has ended, or after a moment."""
     group, made = await services.run(made_replication, params["group"])
+    if wanted := params.get("finished"):
+        if not wanted.isdecimal():
+            raise ConfigError("finished is the number of an attempt")
+        with trio.move_on_after(LOOK_S):
+            await services.replicator.of(group.uuid).until_finished(int(wanted))
+        group, made = await services.run(made_replication, params["group"])
     return await services.run(replication_view, services.replicator, group, made)
 
 

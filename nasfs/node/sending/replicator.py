@@ -96,7 +96,8 @@ class Replicator:
                 finally:
                     last = attempts.running or last
                     pause = attempts.end(outcome)
-                self._memory.ended(group_uuid, began_ns, outcome, last)
+                both, attempts.both = attempts.both, None
+                self._memory.ended(group_uuid, began_ns, outcome, last, both)
             unasked = isinstance(outcome, Held) or (
                 isinstance(outcome, Failure) and outcome.transient
             )
@@ -113,7 +114,7 @@ class Replicator:
         order = msgspec.structs.replace(sending.order, rebase=attempts.rebasing > 0)
         sender = await self._senders.begin(group, order)
         outcome = await self._hear(sender, group_uuid, attempts, sending)
-        if outcome is None and sender.kept and attempts.running is None:
+        if outcome is None and sender.kept and attempts.running is None and not sending.stopped:
             # It had ended while it waited.
             sender = await self._senders.begin(group, order)
             outcome = await self._hear(sender, group_uuid, attempts, sending)
@@ -127,16 +128,19 @@ class Replicator:
         """Follow one attempt of a process; it is kept if it has sent everything, else ended."""
         assert self._senders is not None
         sending.orders, outcome = sender.orders, None
+        sending.hearing = trio.CancelScope()
         try:
-            outcome = await self._listen(sender, group_uuid, attempts)
-            if outcome is None:
-                await sender.child.wait()
+            with sending.hearing:
+                outcome = await self._listen(sender, group_uuid, attempts)
+                if outcome is None:
+                    await sender.child.wait()
         finally:
             sending.orders = None
             if isinstance(outcome, Done) and not sending.stopped:
                 self._senders.keep(group_uuid, sender)
             else:
-                await self._senders.end(sender)
+                hangs = sending.hearing.cancelled_caught
+                await self._senders.end(sender, patient=not hangs)
         return outcome
 
     async def _listen(
@@ -158,6 +162,8 @@ class Replicator:
                         watchdog.note(running, trio.current_time())
                         attempts.note(running)
                     case Both() as both:
-                        self._memory.both(group_uuid, both)
+                        attempts.both = both
                     case outcome:
-                        return outcome
+                        return outcome  # what both have is remembered together with it
+            told, attempts.both = attempts.both, None
+            self._memory.both(group_uuid, told)

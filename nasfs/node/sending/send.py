@@ -26,13 +26,14 @@ from nasfs.volume import NoSuchSnapshot
 from replication.errors import Fenced, PeerFailed, ReplicationError
 from replication.link import LinkClosed
 
+from ..buffers import keep_buffers
 from ..context import Node
 from ..places import Places
 from ..records import Group
 from ..shares.share_travel import tell_partner
 from .governor import Governor
 from .orders import Order, Orders, obey, read_order
-from .outgoing import Outgoing, Say, group_spec
+from .outgoing import Outgoing, Say
 from .peerline import PeerLine
 from .rebasing import Rebasing
 from .reports import Both, Done, Failure, Held, Report, Running, write_report
@@ -57,6 +58,8 @@ class Reporter:
         self._lock = threading.Lock()
         self._latest = Running()
         self._both: Both | None = None
+        self._unsaid: Both | None = None
+        """Goes with the next report: together they cost the daemon one write to its disk."""
         self._next = 0.0
         self._ended = threading.Event()
         threading.Thread(target=self._repeat, name="reports", daemon=True).start()
@@ -64,9 +67,9 @@ class Reporter:
     def tell(self, report: Running | Both) -> None:
         """Progress: what is new is said now, more of the same some time."""
         if isinstance(report, Both):
-            if report != self._both:
-                self._both = report
-                self.say(report)
+            with self._lock:
+                if report != self._both:
+                    self._both = self._unsaid = report
             return
         now = time.monotonic()
         new = (report.phase, report.snapshot) != (self._latest.phase, self._latest.snapshot)
@@ -78,24 +81,25 @@ class Reporter:
     def say(self, report: Report) -> None:
         with self._lock:
             if not self._ended.is_set():
-                _write(report)
+                self._write(report)
 
     def end(self, report: Report) -> None:
         """The last one."""
         with self._lock:
             self._ended.set()
-            _write(report)
+            self._write(report)
+
+    def _write(self, report: Report) -> None:
+        both, self._unsaid = self._unsaid, None
+        lines = [write_report(both)] if both else []
+        sys.stdout.buffer.write(b"".join([*lines, write_report(report)]))
+        sys.stdout.buffer.flush()
 
     def _repeat(self) -> None:
         while not self._ended.wait(AGAIN_S):
             passed = self._governor.passed - self._passed_before
             latest = self._latest
             self.say(replace(latest, wire_bytes=max(latest.wire_bytes, passed)))
-
-
-def _write(report: Report) -> None:
-    sys.stdout.buffer.write(write_report(report))
-    sys.stdout.buffer.flush()
 
 
 def main() -> int:
@@ -107,6 +111,7 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _end)
+    keep_buffers()
     with Node.open(Places.find(options.root)) as node:
         return _serve(node, node.state.group(options.group), options.order)
 
@@ -124,7 +129,6 @@ def _serve(node: Node, group: Group, order: Order) -> int:
                 return outcome.exit_code
             if isinstance(outcome, Held):
                 return 0
-            line.rest(group.uuid)
             while (begun := orders.wait_to_begin(MIND_S)) is None:
                 line.mind()
             order = begun
@@ -189,11 +193,17 @@ def send_group(
     if made is None:
         raise Failed(f"group {group.name} is not replicated")
     kind = Rebasing if rebase else Outgoing
-    outgoing = kind(node, group, made, governor, say, line, patience_s=PATIENCE_S)
-    done = outgoing.run(group_spec(node, group, made, node.bond.remote_names()))
-    if outgoing.both_have:
-        tell_partner(node, group, partial(line.lend, line.level))
+    with kind(node, group, made, governor, say, line, patience_s=PATIENCE_S) as outgoing:
+        done = outgoing.run()
+        if outgoing.both_have:
+            connect = partial(line.lend, line.level)
+            tell_partner(node, group, connect, lambda: _staged(outgoing))
     return done
+
+
+def _staged(outgoing: Outgoing) -> str:
+    status = outgoing.partner_has()
+    return status.staged if status else ""
 
 
 def _failure(exc: NasError) -> Failure:

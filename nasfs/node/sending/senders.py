@@ -121,13 +121,17 @@ class Senders:
                 del self._kept[group_uuid]
                 await self.end(kept.sender)
 
-    async def end(self, sender: Sender) -> None:
-        """Whatever it does; one that not even a kill ends is left to a task of its own."""
+    async def end(self, sender: Sender, *, patient: bool = True) -> None:
+        """Whatever it does; one that not even a kill ends is left to a task of its own.
+
+        Args:
+            patient: it may end by itself; else it is killed.
+        """
         child, process = sender.child, sender.process
         assert process.stdout is not None
         with trio.CancelScope(shield=True):
             await sender.orders.aclose()  # tells it that we are gone
-            for number in (None, signal.SIGTERM, signal.SIGKILL):
+            for number in (None, signal.SIGTERM, signal.SIGKILL)[0 if patient else 2 :]:
                 if number is not None:
                     child.send(number)
                 with trio.move_on_after(END_S):

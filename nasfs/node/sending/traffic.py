@@ -26,6 +26,9 @@ TICK_S = 0.5
 """How often windows and shares are looked at (seconds)."""
 SLICE_S = 60.0
 """So long a turn is, if others wait for theirs."""
+OBEY_S = 5.0
+"""A process that was told to stop ends within about a second; one that hangs is ended after so
+long (seconds)."""
 SLOWEST = 4096
 """Bytes a second: with less than that the partner would take a sender for dead."""
 NOT_AGAIN = "its windows never open"
@@ -46,6 +49,9 @@ class Sending:
     """Its process's standard input, once it runs."""
     stopped: str = ""
     """Why it was told to stop."""
+    hearing: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """Around what follows the process: one that does not stop is not waited for, so that it keeps
+    its turn from no other group."""
 
 
 @dataclass
@@ -151,6 +157,8 @@ class Traffic:
             return
         sending.order = order
         sending.stopped = order.stop
+        if order.stop:
+            sending.hearing.deadline = trio.current_time() + OBEY_S
         try:
             await sending.orders.send_all(write_order(order))
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -31,7 +31,7 @@ def volume_counts(node: Node, row: VolumeRow) -> IdentityCounts:
     with open_volume(node.volume_path(row), Access.READ_ONLY) as volume:
         guid, counts = newest_counts(volume, known)
     if guid and guid not in known:
-        node.database.do(
+        node.database.do_soon(
             "INSERT OR REPLACE INTO identity_count VALUES (?, ?, ?)",
             row.uuid, guid, msgspec.json.encode(counts).decode(),
         )  # fmt: skip

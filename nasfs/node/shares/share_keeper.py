@@ -17,12 +17,14 @@ from ..context import Node
 from ..inventory import WRITABLE_ROLES
 from .share_files import share_files
 from .share_handback import hand_back
-from .sharing import activate, render
+from .sharing import activate, render, settle_ganeshas
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
 """How soon a share is served after its volume was mounted by somebody (seconds)."""
+TRY_AGAIN_S = 30.0
+"""How long a Ganesha is left alone that would not start (seconds)."""
 
 
 async def keep_shares(node: Node, changed: Callable[[str], object]) -> None:
@@ -32,6 +34,26 @@ async def keep_shares(node: Node, changed: Callable[[str], object]) -> None:
         changed: gets the UUID of a group whose shares are others: the partner is to know.  A share
             that is closed here must not be open there because nothing was written since.
     """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_keep_ganeshas, node)
+        await _keep_files(node, changed)
+
+
+async def _keep_ganeshas(node: Node) -> None:
+    told = ""
+    while True:
+        try:
+            problem = "; ".join(await trio.to_thread.run_sync(settle_ganeshas, node))
+        except NasError as exc:
+            problem = str(exc)
+        if problem and problem != told:
+            log.warning("shares: %s", problem)
+            node.state.note("daemon", "shares not served", node.config.name, problem)
+        told = problem
+        await trio.sleep(TRY_AGAIN_S if problem else LOOK_EVERY_S)
+
+
+async def _keep_files(node: Node, changed: Callable[[str], object]) -> None:
     told = ""
     before: dict[str, tuple[Share, ...]] | None = None
     while True:

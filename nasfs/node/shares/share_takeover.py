@@ -40,6 +40,7 @@ from . import staging
 from .identity_counts import volume_counts
 from .local_accounts import networks, read_accounts
 from .merges import Merge, applied, keep, merge_of, more, one_at_a_time, serve
+from .share_files import Server, share_files
 from .sharing import foreign
 from .smb_accounts import Samba
 
@@ -158,6 +159,7 @@ def _observe(node: Node, group: Group) -> _Observed | None:
         accounts=known,
         sections=frozenset(theirs.sections),
         export_ids=theirs.export_ids,
+        has_ganesha=Server.GANESHA in share_files(node.places, node.config.shares),
         networks=networks(),
     )
     plan = plan_merge(
@@ -188,6 +190,8 @@ def rules_of(node: Node) -> dict[Kind, Rule]:
     found = {}
     for kind, rule in node.config.shares.rules.items():
         try:
+            if Kind(kind) not in RULES:  # there is nothing to choose
+                raise ValueError(kind)
             found[Kind(kind)] = Rule(rule)
         except ValueError as exc:
             raise ConfigError(

@@ -31,7 +31,7 @@ from .identity_counts import volume_counts
 from .local_accounts import NOBODY, read_accounts, read_directory
 from .merges import merge_of
 from .smb_accounts import Samba
-from .staging import history, payload_of, stage
+from .staging import newest_digest, stage
 
 log = logging.getLogger(__name__)
 
@@ -153,25 +153,33 @@ def _group(group: Group, users: set[str]) -> Group:
 
 
 def tell_partner(
-    node: Node, group: records.Group, connect: Callable[[], AbstractContextManager[Connection]]
+    node: Node,
+    group: records.Group,
+    connect: Callable[[], AbstractContextManager[Connection]],
+    staged: Callable[[], str] = str,
 ) -> None:
     """Have the partner stage the group's shares as they are now; never fails.
 
     Args:
         connect: lends a connection to it.
+        staged: the digest of what it has, as it says itself; empty: it is asked.
     """
+    before = travel_of(node, group.uuid)
     try:
         data = encode_payload(capture(node, group))
-        with connect() as connection:
-            _offer(connection, group, data)
-        travel = Travel(digest(data), time.time_ns())
+        known = digest(data)
+        if staged() != known:
+            with connect() as connection:
+                _offer(connection, group, data)
+        travel = Travel(known, time.time_ns())
     except NasError as exc:
-        before = travel_of(node, group.uuid)
         travel = Travel(before.digest, time.time_ns(), str(exc))
         log.warning("shares of %s: %s", group.name, exc)
         if travel.problem != before.problem:
             node.state.note("daemon", "shares not staged", group.name, travel.problem)
-    node.database.do(
+    is_news = (travel.digest, travel.problem) != (before.digest, before.problem)
+    remember = node.database.do if is_news else node.database.do_soon
+    remember(
         "INSERT OR REPLACE INTO share_travel VALUES (?, ?, ?, ?)",
         group.uuid, travel.digest, travel.time_ns, travel.problem,
     )  # fmt: skip
@@ -220,7 +228,7 @@ def take(node: Node, group: records.Group, body: bytes) -> bytes:
         offer = msgspec.msgpack.decode(body, type=Offer)
     except msgspec.DecodeError as exc:
         raise Refused("the partner does not understand what is to be staged") from exc
-    known = _has(node, group, offer.digest)
+    known = staged_digest(node, group) == offer.digest
     if not known and offer.payload:
         newest = newest_snap_group(node, node.state.members(group.uuid))
         stage(node, group, _unpacked(offer), newest[0] if newest else "")
@@ -229,16 +237,12 @@ def take(node: Node, group: records.Group, body: bytes) -> bytes:
     return msgspec.msgpack.encode(Taken(known))
 
 
-def _has(node: Node, group: records.Group, asked: str) -> bool:
-    """Whether that is the newest, and came in this term: what an earlier primary told is over."""
+def staged_digest(node: Node, group: records.Group) -> str:
+    """Of what is staged here of a group; empty: nothing is, or it is damaged, to be sent again."""
     try:
-        found = history(node, group)
-        if not found or (found[0].digest, found[0].term) != (asked, group.term):
-            return False
-        payload_of(node, group, found[0])
+        return newest_digest(node, group)
     except Failed:
-        return False  # it is damaged: to be sent again
-    return True
+        return ""
 
 
 def _unpacked(offer: Offer) -> bytes:

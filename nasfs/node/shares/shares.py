@@ -15,11 +15,13 @@ from sharecfg.exports import parse_exports
 from sharecfg.ganesha import parse_ganesha
 from sharecfg.model import Nfs, Share, free_export_id
 from sharecfg.placed import locate
+from sharecfg.ports import at_port, with_port
 from sharecfg.samba import parse_samba
 
 from ..context import Node
 from ..inventory import check_writable
 from ..words import parse_volume
+from .ganeshas import conf_of
 from .share_files import HEAD, Server, ShareFile, include_own, replace_file, share_files
 from .share_messages import (
     ConnectView,
@@ -30,7 +32,15 @@ from .share_messages import (
     ShareSet,
     ShareView,
 )
-from .sharing import Standing, activate, change_shares, foreign, render, standings
+from .sharing import (
+    Standing,
+    activate,
+    change_shares,
+    foreign,
+    own_ganeshas,
+    render,
+    standings,
+)
 
 
 def volume_names(node: Node) -> dict[str, str]:
@@ -69,7 +79,7 @@ def create_share(node: Node, body: ShareCreate) -> ShareView:
     row = node.state.volume(parse_volume(body.share.volume))
     check_writable(node, row)
     before = node.shares.all()
-    share = _with_export_id(node, replace(body.share, volume=row.uuid), before)
+    share = _with_numbers(node, replace(body.share, volume=row.uuid), before)
     theirs = foreign(node).sections.get(share.key) if share.smb else None
     if theirs:
         raise Refused(
@@ -79,8 +89,12 @@ def create_share(node: Node, body: ShareCreate) -> ShareView:
     return _changed(node, before, (*before, share), share, "share created", body.dry_run)
 
 
-def _with_export_id(node: Node, share: Share, others: Iterable[Share]) -> Share:
-    """With the number that is to stay in every file handle of it."""
+def _with_numbers(node: Node, share: Share, others: Iterable[Share]) -> Share:
+    """With the number that is to stay in every file handle of it, and its Ganesha's port."""
+    others = tuple(others)
+    asked = share.nfs is not None and share.nfs.port != 0  # then it gets that or a complaint
+    if not asked and Server.GANESHA in share_files(node.places, node.config.shares):
+        share = with_port(share, others)
     if share.nfs is None or share.nfs.export_id:
         return share
     taken = {other.nfs.export_id for other in others if other.nfs} | foreign(node).export_ids
@@ -120,7 +134,15 @@ def set_share(node: Node, body: ShareSet) -> ShareView:
     row = node.state.volume(parse_volume(body.new.volume))
     check_writable(node, row)
     rest = tuple(share for share in before if share.key != old.key)
-    new = _with_export_id(node, replace(body.new, volume=row.uuid), rest)
+    new = replace(body.new, volume=row.uuid)
+    if new.nfs and old.nfs and new.nfs.port != old.nfs.port:  # all of the volume goes there
+        rest = at_port(rest, new.volume, new.nfs.port)
+    asked, new = new, _with_numbers(node, new, rest)
+    if asked.nfs and new.nfs and old.nfs and old.nfs.port and asked.nfs.port != new.nfs.port:
+        raise Refused(
+            "another volume is exported by the administrator's Ganesha, and it serves one",
+            hint=f"a port of its own: --nfs-port {new.nfs.port}",
+        )
     return _changed(node, before, (*rest, new), new, "share changed", body.dry_run)
 
 
@@ -140,7 +162,12 @@ def export_shares(node: Node) -> str:
 
 def render_shares(node: Node, server: str) -> str:
     """What a server is told, or would be if it were here."""
-    return render(node, _server(server), node.shares.all())
+    shares = node.shares.all()
+    text = render(node, _server(server), shares)
+    if _server(server) is Server.GANESHA:
+        for one in own_ganeshas(node, shares):
+            text += f"\n# {conf_of(node, one.port)}\n{one.text}"
+    return text
 
 
 def _server(word: str) -> Server:
@@ -212,7 +239,7 @@ def import_shares(node: Node, body: ShareImport) -> ImportView:
         row = node.state.find_volume(share.volume)
         assert row is not None, "the parser has looked"
         check_writable(node, row)
-        share = _with_export_id(node, share, by_key.values())
+        share = _with_numbers(node, share, by_key.values())
         if old != share:
             taken.append(share)
             by_key[share.key] = share

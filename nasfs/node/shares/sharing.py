@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from nasfs.errors import NasError, Refused
 from sharecfg.complaints import Misconfigured
 from sharecfg.exports import parse_exports, render_exports
-from sharecfg.ganesha import parse_ganesha, render_ganesha
+from sharecfg.ganesha import OwnGanesha, parse_ganesha, render_ganesha, render_own
 from sharecfg.model import Share
 from sharecfg.placed import Placed
+from sharecfg.ports import with_ports
 from sharecfg.samba import parse_samba, render_samba
 
+from ..coming_back import why_it_waits
 from ..context import MountPhase, Node
-from ..inventory import WRITABLE_ROLES, is_yielding, mount_state
+from ..inventory import WRITABLE_ROLES, is_yielding, mount_state, running_mount
+from .ganeshas import Wanted, are_as, recovery_of, settle
 from .share_files import HEAD, Disk, Server, ShareFile, read_text, replace_file, share_files
 from .share_servers import check_text, reload
 
@@ -55,6 +58,14 @@ class Standing:
     """``served``, or why it is not."""
     foreign: frozenset[Server] = frozenset()
     """By whom it is served as an administrator's own file says."""
+    mount: int = 0
+    """The process that has its volume mounted."""
+
+    @property
+    def placed(self) -> Placed:
+        """Of one that is served."""
+        mountpoint = self.path.removesuffix(f"/{self.share.directory}")
+        return Placed(self.share, mountpoint if self.share.directory else self.path)
 
 
 def foreign(node: Node) -> Foreign:
@@ -88,6 +99,8 @@ def _standing(node: Node, share: Share, theirs: Foreign) -> Standing:
     if row is None:
         return Standing(share, "", "its volume is not here")
     mount = mount_state(node, row)
+    if mount.phase is MountPhase.STARTING:  # a daemon that has just begun: who served goes on
+        mount = running_mount(node, row) or mount
     mountpoint = mount.mountpoint or str(node.mountpoint(row))
     try:
         path = Placed(share, mountpoint).path
@@ -98,22 +111,61 @@ def _standing(node: Node, share: Share, theirs: Foreign) -> Standing:
         return Standing(share, path, f"group {group.name} is {group.role} here")
     if group is not None and is_yielding(node, group):
         return Standing(share, path, f"group {group.name} is being handed over")
+    if group is not None and (waits := why_it_waits(node, group)):
+        return Standing(share, path, waits)
     if mount.phase is not MountPhase.MOUNTED:
         return Standing(share, path, "its volume is not mounted")
     taken = {Server.SAMBA} if share.smb and share.key in theirs.sections else set()
     if share.nfs:
         taken |= {server for server, paths in theirs.paths.items() if path in paths}
-    return Standing(share, path, "served", frozenset(taken))
+    return Standing(share, path, "served", frozenset(taken), mount.pid)
 
 
 def render(node: Node, server: Server, shares: Iterable[Share]) -> str:
     """What *server* shall be told, if these are the shares of this node."""
-    placed = []
-    for one in standings(node, shares):
-        if one.state == "served" and server not in one.foreign:
-            mountpoint = one.path.removesuffix(f"/{one.share.directory}")
-            placed.append(Placed(one.share, mountpoint if one.share.directory else one.path))
-    return HEAD + RENDER[server](placed)
+    served = [one for one in standings(node, shares) if _serves(server, one)]
+    if server is Server.GANESHA:
+        served = _by_port(served).get(0, [])
+    return HEAD + RENDER[server](one.placed for one in served)
+
+
+def _serves(server: Server, one: Standing) -> bool:
+    return one.state == "served" and server not in one.foreign
+
+
+def _by_port(served: Iterable[Standing]) -> dict[int, list[Standing]]:
+    """Exports by the port of their Ganesha: those of one volume at each.
+
+    Never two, whatever node.db says: handles of the one would open files of the other.
+    """
+    found: dict[int, list[Standing]] = {}
+    for one in served:
+        nfs = one.share.nfs
+        if nfs is not None and nfs.enabled:
+            together = found.setdefault(nfs.port, [])
+            if not together or together[0].share.volume == one.share.volume:
+                together.append(one)
+    return found
+
+
+def own_ganeshas(node: Node, shares: Iterable[Share]) -> list[Wanted]:
+    """The Ganeshas that nasfs shall run; none, where there is no Ganesha."""
+    servers = node.config.shares
+    if Server.GANESHA not in share_files(node.places, servers):
+        return []
+    served = [one for one in standings(node, shares) if _serves(Server.GANESHA, one)]
+    wanted = []
+    for port, exports in sorted(_by_port(served).items()):
+        if port:
+            own = OwnGanesha(
+                port,
+                str(recovery_of(node, port)),
+                servers.ganesha_address,
+                servers.ganesha_more,
+            )
+            text = HEAD + render_own(own, render_ganesha(one.placed for one in exports))
+            wanted.append(Wanted(port, exports[0].share.volume, exports[0].mount, text))
+    return wanted
 
 
 def check(node: Node, shares: Iterable[Share]) -> None:
@@ -144,7 +196,21 @@ def activate(
         notes: list[str] = []
         for server, file in share_files(node.places, node.config.shares).items():
             notes += _tell(file, render(node, server, shares), disk)
-        return notes
+        return notes + settle(node, own_ganeshas(node, shares))
+
+
+def settle_ganeshas(node: Node) -> list[str]:
+    """Have those Ganeshas run that shall, each at a port of its own; returns who does not."""
+    with _one_at_a_time:
+        shares = node.shares.all()
+        if Server.GANESHA in share_files(node.places, node.config.shares):
+            settled = with_ports(shares)
+            if settled != shares:  # there was no Ganesha when they were made
+                node.shares.change(shares, settled)
+                moved = (new.name for old, new in zip(shares, settled, strict=True) if old != new)
+                node.state.note("daemon", "share changed", ", ".join(moved), "a port of its own")
+        wanted = own_ganeshas(node, node.shares.all())
+        return [] if are_as(node, wanted) else settle(node, wanted)
 
 
 def _tell(file: ShareFile, text: str, disk: Disk | None) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -68,20 +69,23 @@ def _path(directory: Path, number: int) -> Path:
 
 def history(node: Node, group: Group) -> list[Staged]:
     """What came, newest first; what is damaged is left out."""
+    return [told for told, _ in _staged(node, group)]
+
+
+def _staged(node: Node, group: Group) -> Iterator[tuple[Staged, bytes]]:
+    """With the payloads, as they are on the disk."""
     directory = staged_directory(node, group)
     try:
         names = sorted((path.name for path in directory.iterdir()), reverse=True)
     except FileNotFoundError:
-        return []
+        return
     except OSError as exc:
         raise Failed(f"cannot read {directory}: {exc.strerror}") from exc
-    found = []
     for name in filter(_FILE.fullmatch, names):
         try:
-            found.append(_read(directory / name)[0])
+            yield _read(directory / name)
         except Failed as exc:
             log.warning("%s", exc)
-    return found
 
 
 def newest(node: Node, group: Group) -> tuple[Staged, Payload] | None:
@@ -92,6 +96,25 @@ def newest(node: Node, group: Group) -> tuple[Staged, Payload] | None:
     """
     found = history(node, group)
     return (found[0], payload_of(node, group, found[0])) if found else None
+
+
+def newest_digest(node: Node, group: Group) -> str:
+    """Of what counts, if it is whole and came in this term; empty: nothing did.
+
+    What an earlier primary told is over, even if this one tells the same.
+
+    Raises:
+        Failed: it is there and cannot be read, or is damaged.
+    """
+    found = next(_staged(node, group), None)
+    if found is None:
+        return ""
+    told, data = found
+    if told.term != group.term:
+        return ""
+    if digest(data) != told.digest:
+        raise Failed(f"what is staged of group {group.name} is damaged")
+    return told.digest
 
 
 def payload_of(node: Node, group: Group, staged: Staged) -> Payload:
