@@ -95,7 +95,7 @@ class Site(SeparateNode):
         home.mkdir()
         own = self.root / "etc/nasfs/shares/ganesha.conf"
         own.touch()
-        self.ganesha_conf.write_text(CONF.format(home=home) + f'%include "{own}"\n')
+        self.ganesha_conf.write_text(CONF.format(home=home, protocols="4") + f'%include "{own}"\n')
         path = self.root / "etc/nasfs/nasfs.yaml"
         known = yaml.safe_load(path.read_text())
         places = {"ganesha_conf": str(self.ganesha_conf), "ganesha_pid": str(home / "pid")}
