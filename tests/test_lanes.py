@@ -159,7 +159,7 @@ def history() -> History:
     chance = random.Random(5)
     half = WORTH_BYTES // FILES // 2 + 1
     files: Files = {
-        256 + number: chance.randbytes(half) + MARK * (half // len(MARK) + 1)
+        256 + number: MARK * (half // len(MARK) + 1) + chance.randbytes(half)
         for number in range(FILES)
     }
     made = History()
@@ -178,6 +178,7 @@ def send(
         1,
         lanes=plan,
         throttle=throttle,
+        patience=20.0,
         sleep=lambda seconds: None,
     )
     return source, account
