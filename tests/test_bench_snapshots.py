@@ -1,8 +1,9 @@
-"""The measurements of snapshots, in short: they run through, and leave nothing behind."""
+"""The measurements of snapshots and failovers, in short: they run through, and leave nothing."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_snapshots_are_taken_and_thinned_under_load(tmp_path: Path) -> None:
     assert all(line["writes_a_second"] > 0 for line in lines)
 
 
+@pytest.mark.mount
+@pytest.mark.skipif(shutil.which("smbd") is None, reason="Samba is not installed")
+def test_a_failover_is_measured_by_stages(tmp_path: Path) -> None:
+    options = ("--files", "20", "--volumes", "2", "--users", "2")
+    (figures,) = run(tmp_path, "failover", *options).values()
+    assert list(figures) == ["failover", "failback", "by force"]
+    for stages in figures.values():
+        assert {"roll back", "take over", "mount", "serve"} <= stages.keys()
+        assert stages["mount"] < stages["the operation"] < stages["the command"]
+    assert "hand over" not in figures["by force"]
+
+
 def test_thinning_leaves_one_of_each_stretch() -> None:
     tiers = [(1, 10), (5, 30)]
     times = [float(second) for second in range(41)]
@@ -76,6 +89,8 @@ def test_thinning_leaves_one_of_each_stretch() -> None:
         ("kept", "--snapshots", "1,1"),
         ("kept", "--only", "nothing"),
         ("continuous", "--seconds", "0"),
+        ("failover", "--files", "x"),
+        ("failover", "--files", "5", "--volumes", "10"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> None:

@@ -104,7 +104,8 @@ def find_again(cycle: Cycle, lost: dict[str, set[int]]) -> None:
         assert lost[recorder.kind] <= found, recorder.kind
     one = f"smb-{min(lost['smb'])}"
     for name, copy in ((one, one), (LOG, f"{LOG}-{kept}.orphan")):
-        a.run("snapshot", "restore", f"tank/home@{kept}", name, "--to", copy)
+        # What was lost may be there without its content: it was made before the snap group.
+        a.run("snapshot", "restore", f"tank/home@{kept}", name, "--to", copy, "--replace")
         old = (home / ".snapshots" / kept / name).read_bytes()
         assert (home / copy).read_bytes() == old
 
@@ -127,7 +128,7 @@ def equal_ends(cycle: Cycle) -> int:
     return len(expected)
 
 
-@pytest.mark.parametrize("turns", [1, pytest.param(6, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("turns", [1, pytest.param(4, marks=pytest.mark.soak)])
 def test_only_what_was_behind_the_newest_snap_group_is_lost_and_it_is_found_again(
     cycle: Cycle, turns: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,6 +149,15 @@ async def test_a_commit_makes_durable_what_was_written_before_it() -> None:
         assert fake.log == ["data", "commit", "log"]
 
 
+async def test_who_asks_first_runs_the_round_and_waits_for_no_other_task() -> None:
+    fake = FakeVolume()
+    committer = Committer(cast(Volume, fake), fake.gate, interval_s=3600)
+    fake.write("a")
+    with trio.fail_after(30):  # there is no task that runs rounds
+        await committer.commit()
+    assert fake.durable == {"a"}
+
+
 async def test_those_who_ask_together_share_one_round() -> None:
     fake = FakeVolume()
     async with running(fake) as committer:

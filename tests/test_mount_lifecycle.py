@@ -106,6 +106,28 @@ def test_unmounting_what_is_in_use_fails_and_leaves_it_mounted(mount: TestMount)
     assert (mount.root / "file").read_text() == "still works"
 
 
+def test_a_copy_of_the_mount_in_another_name_space_does_not_keep_it(mount: TestMount) -> None:
+    """As a container has it that was started while the volume was mounted."""
+    (mount.root / "f").write_text("kept")
+    other = subprocess.Popen(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", "echo; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        seen = Path(f"/proc/{other.pid}/root{mount.root}/f")
+        seen.write_text("written there")
+        unmount(mount.root, timeout_s=30)
+        with failing(errno.ENOTCONN):
+            seen.read_text()
+        mount.mount()
+        assert (mount.root / "f").read_text() == "written there"
+    finally:
+        other.communicate()
+
+
 def test_unmounting_what_is_not_ours_fails(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="no nasfs volume is mounted"):
         unmount(tmp_path)

@@ -107,6 +107,24 @@ async def test_it_is_awaited_even_when_cancelled() -> None:
     assert events == ["done", "went on"]
 
 
+async def test_what_ends_just_before_it_is_awaited_is_not_missed() -> None:
+    work, seen = module.Work(lambda: None), trio.Event()
+
+    async def wait_for_it() -> None:
+        await work.until_over()
+        seen.set()
+
+    assert not work.is_over(0)
+    work.run()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_it)
+        await trio.testing.wait_all_tasks_blocked()
+        was_seen = seen.is_set()
+        if work._tell is not None and not was_seen:
+            work._tell()  # else this test would not end
+    assert was_seen
+
+
 @pytest.mark.parametrize("patience", ["patient", "impatient"])
 async def test_errors_are_raised_and_the_work_is_over_first(
     patience: str, request: pytest.FixtureRequest

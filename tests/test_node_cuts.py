@@ -168,6 +168,22 @@ def test_both_sides_are_forced_and_meet(world: tuple[Site, Site, Link]) -> None:
         site.node.run("volume", "check", site.volumes[0])
 
 
+def test_an_end_of_which_the_partner_could_not_tell(world: tuple[Site, Site, Link]) -> None:
+    a, b, link = world
+    walk = Walk(a, b, ("replication", "delete", "office"))
+    link.cut()
+    assert "can't be told" in a.node.fails(4, *walk.words)
+    assert (a.role, b.role) == ("active", "passive")
+    link.restore()
+    assert not pauses(walk, b, "parting", 1, link.cut)
+    assert a.node.json("replication", "list")
+    link.restore()
+    wait_until(lambda: b.node.json("group", "list") == [], "it has ended its side alone")
+    a.node.run(*walk.words)
+    assert a.node.json("replication", "list") == []
+    assert a.write("on")
+
+
 def only_in(site: Site, prefix: str) -> set[str]:
     """The files that the snapshot of what only this node had has more than the first one."""
     (volume,) = site.volumes

@@ -53,7 +53,7 @@ def test_no_group_holds_another(pair: Pair) -> None:
     for group in ("shut", "paused", "sick", "stuck", "free"):
         make(a, group, group)
         wait_until(lambda group=group: show(a, group)["finished_attempts"], "it was looked at")  # type: ignore[misc]
-    a.run("replication", "link", "--transfers", "3")
+    a.run("replication", "link", "--transfers", "4")
     write(a.mountpoint("tank/home") / "large", 2 * MIB)
     a.run("replication", "set", "office", "--rate", "16K")
     a.run("replication", "window", "add", "shut", *CLOSED)
@@ -73,7 +73,6 @@ def test_no_group_holds_another(pair: Pair) -> None:
                 wait_until(partial(has, a, "free", name), f"{name} arrives")
             assert show(a)["state"] == "running"
             assert "outside its windows" in show(a, "shut")["reason"]
-            assert show(a, "sick")["reason"]
             assert [show(a, g)["common"] for g in ("shut", "paused", "sick", "stuck")] == [None] * 4
         finally:
             fcntl.flock(owner, fcntl.LOCK_UN)
@@ -84,7 +83,7 @@ def test_no_group_holds_another(pair: Pair) -> None:
     wait_until(lambda: show(a, "stuck")["state"] == "waiting", "the stuck one is ended")
     wait_until(lambda: not Path(f"/proc/{stuck}").exists(), "and gone")
     a.run("snapshot", "create", "free@four")
-    wait_until(partial(has, a, "free", "four"), "four arrives")
+    wait_until(partial(has, a, "free", "four"), "four arrives", deadline_s=90)
     a.run("replication", "link", "--transfers", "8")
     a.run("replication", "set", "office", "--rate", "off")
     for group in ("shut", "stuck"):

@@ -6,7 +6,9 @@ part of the work on volumes and with the partner.  Each is tried until the comma
 
 from __future__ import annotations
 
+import itertools
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from tests.dying_node import arm
 from tests.node_world import NodeWorld, wait_until
 from tests.role_world import Pair, made_pair
+from tests.step_world import Site, Walk
 from tests.test_parting import holds
 
 pytestmark = pytest.mark.mount
@@ -87,6 +90,25 @@ def test_an_end_goes_on_from_wherever_it_was_killed(pair: Pair, who: str) -> Non
     assert died > 1
     end(pair.a)
     is_ended(pair)
+
+
+@pytest.mark.parametrize("what", ["mounts", "command"])
+def test_mount_processes_and_commands_die(pair: Pair, what: str) -> None:
+    a = Site(pair.a, ("tank/home", "tank/mail"))
+    walk = Walk(a, Site(pair.b, ("safe/home", "safe/mail")), ("replication", "delete", "office"))
+
+    def act(command: subprocess.Popen[str]) -> None:
+        a.kill_mounts() if what == "mounts" else command.kill()
+
+    walk.run(
+        act,
+        done=lambda: not pair.a.json("replication", "list") and not holds(pair.a),
+        points=itertools.repeat("parting"),
+    )
+    assert walk.pauses >= 2
+    end(pair.a)
+    is_ended(pair)
+    assert walk.written <= a.records()
 
 
 @pytest.mark.soak

@@ -90,10 +90,12 @@ class Machine:
     def accounts(self) -> tuple[SmbAccount, ...]:
         return tuple(self.smb[name] for name in sorted(self.smb))
 
-    def take_in(self, account: SmbAccount, uid: int) -> None:
-        self.step()
-        self.smb[account.name] = account
-        self.step()
+    def take_all_in(self, accounts: list[tuple[SmbAccount, int]]) -> dict[str, Failed]:
+        for account, _ in accounts:
+            self.step()
+            self.smb[account.name] = account
+            self.step()
+        return {}
 
     def take_away(self, name: str) -> None:
         self.step()

@@ -116,8 +116,11 @@ def _post(group: str, operation: str, body: Request) -> PlanView:
 def _print_plan(plan: PlanView) -> None:
     typer.echo(f"{plan.kind} of {plan.group}, term {plan.term}:")
     for number, step in enumerate(plan.steps, start=1):
-        typer.echo(f"{number}. {step.text}" + (" (done)" if step.done else ""))
+        took = "" if step.seconds is None else f", {step.seconds:.2f} s"
+        typer.echo(f"{number}. {step.text}" + (f" (done{took})" if step.done else ""))
     typer.echo(plan.losing or "nothing is lost")
+    if plan.seconds:
+        typer.echo(f"done after {plan.seconds:.1f} s")
     whose = "what there was before" if plan.kind == "rollback" else "what only the partner had"
     for snapshot in plan.kept:
         typer.echo(f"{whose} is kept as {snapshot}")

@@ -44,6 +44,7 @@ from nasfs.fuse.mountpoint import (
     fusermount,
     is_dead,
     prepare_mountpoint,
+    process_of,
     resolve,
     umount,
     wait_end,
@@ -63,6 +64,9 @@ MAX_REQUESTS = 512
 """Requests under way at once.  Those that wait for a commit must not keep reads from a place."""
 
 IDLE_TASKS = 8
+
+ELSEWHERE_S = 1.0
+"""A process that goes on for so long after it was unmounted is told to end (seconds)."""
 
 KERNEL_FLAGS = frozenset({"ro", "nosuid", "nodev", "noexec", "noatime", "sync"})
 """Words of mount(8) that the kernel carries out; libfuse dies of any other."""
@@ -224,6 +228,8 @@ async def _tell_ready(operations: Operations, on_ready: Callable[[], None]) -> N
 
 
 async def _terminate_on_signal() -> None:
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, signal.SIG_IGN)  # from its end on: nothing cuts the last commit short
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             log.info("%s: unmounting", signal.Signals(number).name)
@@ -357,8 +363,23 @@ def unmount(mountpoint: Path, *, timeout_s: float = 300.0, force: bool = False) 
         raise
     if connection is None:
         log.warning("%s: its process cannot be waited for", path)
-    elif not wait_end(connection, timeout_s):
+        return
+    _end_elsewhere(connection, path)
+    if not wait_end(connection, timeout_s):
         raise Failed(f"{path} is unmounted, but its process is not done after {timeout_s:g} s")
+
+
+def _end_elsewhere(connection: socket.socket, path: Path) -> None:
+    """End the process if it goes on although its mount is gone.
+
+    A mount name space that was made while the volume was mounted has a copy of the mount, unless
+    it follows ours (``rprivate``, as containers say): for the kernel it is mounted until that ends.
+    """
+    if select.select([connection], [], [], ELSEWHERE_S)[0]:
+        return
+    log.warning("%s: mounted in another mount name space, too; that ends with this", path)
+    with suppress(ProcessLookupError):
+        os.kill(process_of(connection), signal.SIGTERM)  # ignored if it is just ending
 
 
 def _commit(path: Path) -> None:

@@ -19,6 +19,7 @@ from nasfs.volume import Access, Volume, VolumeInfo, open_volume, volume_info
 from .context import Node
 from .mountdir import clear_dead
 from .records import VolumeRow
+from .shares.ganeshas import release
 
 PING_S = 10.0
 """A mount process that is busy with a commit may take so long to answer (seconds)."""
@@ -100,6 +101,7 @@ def end_server(node: Node, volume_uuid: str, *, force: bool) -> None:
         if row is not None:
             clear_dead(node.mountpoint(row))
         return
+    release(node, volume_uuid)
     try:
         unmount(server.mountpoint)
     except Failed:

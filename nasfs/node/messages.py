@@ -518,6 +518,10 @@ class GroupRollback(Request, frozen=True):
 class StepView(msgspec.Struct, frozen=True):
     text: str
     done: bool
+    action: str = ""
+    """What it does, in words that are the same for every volume."""
+    seconds: float | None = None
+    """How long it took; None: it is not done, or an earlier call did it."""
 
 
 class PlanView(msgspec.Struct, frozen=True):
@@ -532,6 +536,8 @@ class PlanView(msgspec.Struct, frozen=True):
     """Snapshots that keep what would else be lost."""
     notes: tuple[str, ...] = ()
     """What was decided about shares and accounts, and what did not go well with them."""
+    seconds: float = 0.0
+    """From the request until clients could work, or until it was done."""
 
 
 # the whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar, TypeVarTuple
 
@@ -44,6 +44,20 @@ class Services:
     async def run(self, operation: Callable[[Node, *Values], T], *values: *Values) -> T:
         """``operation(node, *values)`` in a thread: it may wait for the disk.  Never abandoned."""
         return await trio.to_thread.run_sync(operation, self.node, *values)
+
+
+def begin_mounts(services: Services, volume_uuids: Iterable[str]) -> None:
+    """Have all of them mounted at the same time: each takes a process, and most of a second.
+
+    Who waits for one of them calls `mount_volume`.
+    """
+    node = services.node
+    for uuid in volume_uuids:
+        row = node.state.find_volume(uuid)
+        if row is not None and not row.wanted:
+            node.state.set_wanted(uuid, True)
+            node.note("volume mounted", node.state.volume_name(row), str(node.mountpoint(row)))
+    services.supervisor.poke()
 
 
 async def mount_volume(services: Services, name: VolumeName) -> VolumeView:

@@ -31,9 +31,13 @@ from .drill_table import Drill, DrillVolume
 log = logging.getLogger(__name__)
 
 OPTIONS = "index=on,redirect_dir=on,metacopy=off"
+FOR_NFS = "nfs_export=on,xino=on"
+"""Handles, and one device number for all files: else Ganesha answers look-ups with XDEV."""
 NOT_IN_PATHS = ",:\\\"'\n\t "
 """What the options of a mount would take for something else."""
-PROCESSES = ("unshare", "smbd", "smbpasswd", "pdbedit", "net", "smbclient")
+PROCESSES = (
+    "unshare", "smbd", "smbpasswd", "pdbedit", "net", "smbclient", "ganesha.nfsd", "nfs-",
+)  # fmt: skip
 """Programs that a test starts; our own run as python."""
 END_S = 10.0
 """So long a process may take to end before it is killed (seconds)."""
@@ -78,8 +82,8 @@ def mount_snapshot(node: Node, drill: Drill, volume: DrillVolume) -> None:
     )
 
 
-def mount_clone(drill: Drill, volume: DrillVolume) -> None:
-    """The clone.
+def mount_clone(drill: Drill, volume: DrillVolume) -> bool:
+    """The clone; whether it can be exported, which is asked for if a share is.
 
     Raises:
         Failed: the kernel has no overlayfs, or the file system of `Drill.space` can't be used.
@@ -90,6 +94,9 @@ def mount_clone(drill: Drill, volume: DrillVolume) -> None:
     place.mkdir(parents=True)
     _like(drill.lower(volume), upper)  # the root of an overlay is what the upper directory is
     options = f"lowerdir={drill.lower(volume)},upperdir={upper},workdir={work},{OPTIONS}"
+    exported = any(share.nfs for share in drill.shares)
+    if exported:
+        options += f",{FOR_NFS}"
     source = f"nasfs-test:{volume.name}@{drill.snapshot}"
     done = subprocess.run(
         ["mount", "-t", "overlay", source, "-o", options, str(place)],
@@ -109,6 +116,7 @@ def mount_clone(drill: Drill, volume: DrillVolume) -> None:
             f"the kernel gives no hard links or renames to a clone with {drill.space}",
             hint="its file system needs extended attributes: name another: --space DIR",
         )
+    return {"nfs_export=on", "xino=on"} <= granted
 
 
 def _like(old: Path, new: Path) -> None:
@@ -253,12 +261,15 @@ def _other_spaces(pid: int) -> set[str]:
     return found - {os.readlink("/proc/self/ns/pid")}
 
 
-def has_server(home: str) -> bool:
-    """Whether the smbd of a test runs."""
-    found = _processes(home, of_ours=False)
-    for pidfd in found:
-        os.close(pidfd)
-    return bool(found)
+def has_server(home: str, program: str) -> bool:
+    """Whether that server of a test runs."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):
+                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+                if program.encode() in words and os.fsencode(home) in b" ".join(words):
+                    return True
+    return False
 
 
 def rows_of(node: Node, drill: Drill) -> list[VolumeRow]:

@@ -52,5 +52,7 @@ class DrillView(msgspec.Struct, frozen=True):
     serving_s: float
     """From the command until clients could work (seconds)."""
     problems: tuple[str, ...]
+    nfs: str = ""
+    """Of the test's Ganesha: ADDRESS:PORT; empty: there is none."""
     plan: tuple[str, ...] = ()
     """What `start` does, or is doing."""

@@ -26,7 +26,7 @@ from sharecfg.smbconf import parse_conf
 from ..context import Node
 from ..shares.share_files import Server, share_files
 from ..shares.share_servers import run_tool
-from .drill_shares import shares_of, take_staged_accounts
+from .drill_shares import exported_as, shares_of, take_staged_accounts
 from .drill_table import Drill, DrillShare
 
 START_S = 30.0
@@ -59,13 +59,14 @@ def served(node: Node, drill: Drill) -> tuple[DrillShare, ...]:
     for share in shares_of(node, drill):
         clone = drill.clone(names[share.volume])
         path = str(clone / share.directory) if share.directory else str(clone)
+        nfs = exported_as(drill.prefix, share)
         if share.smb is None or not share.smb.enabled:
-            note = "by NFS only: a test serves SMB"
+            note = "by NFS only" if nfs else "by NFS only, and Ganesha is not installed"
         elif not has_samba:
             note = "Samba is not set up on this node"
         else:
             note = ""
-        found.append(DrillShare(drill.prefix + share.name, share.volume, path, note))
+        found.append(DrillShare(drill.prefix + share.name, share.volume, path, note, nfs))
     return tuple(found)
 
 
@@ -92,7 +93,7 @@ def start_smbd(node: Node, drill: Drill) -> int:
         directory.mkdir(mode=0o700)
     for name in DIRECTORIES.values():
         (drill.samba / name).mkdir()
-    port = drill.port or _free_port(drill.listen)
+    port = drill.port or free_port(drill.listen)
     conf.write_text(_globals(main, drill, port) + "\n" + _sections(node, drill))
     done = run_tool(["testparm", "-s", str(conf)])
     if done.returncode != 0:
@@ -182,7 +183,7 @@ def _copy_database(old: Path, new: Path) -> None:
         shutil.copyfileobj(source, copy)
 
 
-def _free_port(listen: str) -> int:
+def free_port(listen: str) -> int:
     family = socket.AF_INET6 if ":" in listen else socket.AF_INET
     try:
         with socket.socket(family) as sock:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import pwd
+import shutil
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from nasfs.errors import NasError
+from sharecfg.checks import pseudo_path
 from sharecfg.model import Share
 from sharecfg.payload import Payload, SmbAccount
 
@@ -26,6 +30,21 @@ def shares_of(node: Node, drill: Drill) -> tuple[Share, ...]:
     if staged is not None:
         found |= {share.key: share for share in staged.shares}
     return tuple(share for _, share in sorted(found.items()) if share.volume in wanted)
+
+
+def exported_as(prefix: str, share: Share) -> str:
+    """Where clients of a test see a share; empty: it is not served by NFS."""
+    if share.nfs is None or not share.nfs.enabled or shutil.which("ganesha.nfsd") is None:
+        return ""
+    return pseudo_path(renamed(prefix, share))
+
+
+def renamed(prefix: str, share: Share) -> Share:
+    """As a test exports it."""
+    assert share.nfs is not None
+    if not prefix:
+        return share
+    return replace(share, name=prefix + share.name, nfs=replace(share.nfs, pseudo=""))
 
 
 def take_staged_accounts(node: Node, drill: Drill, conf: Path) -> None:

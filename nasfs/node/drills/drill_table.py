@@ -64,7 +64,9 @@ class DrillShare(msgspec.Struct, frozen=True):
     volume: str
     path: str
     note: str = ""
-    """Why it is not served; empty: it is."""
+    """Why it is not served by SMB; empty: it is."""
+    nfs: str = ""
+    """Where NFSv4 clients see it; empty: it is not served by NFS."""
 
 
 class Drill(msgspec.Struct, frozen=True):
@@ -90,6 +92,8 @@ class Drill(msgspec.Struct, frozen=True):
     listen: str = "127.0.0.1"
     port: int = 0
     """Of the smbd; 0: any that is free, or none was started."""
+    nfs_port: int = 0
+    """Of the Ganesha; 0: none was started."""
     prefix: str = ""
     shares: tuple[DrillShare, ...] = ()
     stages: tuple[Stage, ...] = ()

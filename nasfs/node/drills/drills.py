@@ -32,9 +32,10 @@ from .drill_clone import (
 )
 from .drill_files import probe_files
 from .drill_messages import CloneView, DrillStart, DrillView
+from .drill_nfs import probe_exports, start_ganesha
 from .drill_samba import names, served, start_smbd
 from .drill_smb_probes import probe_shares
-from .drill_table import HOLDER, Drill, DrillVolume, Phase, Stage
+from .drill_table import HOLDER, Drill, DrillShare, DrillVolume, Phase, Stage
 
 log = logging.getLogger(__name__)
 
@@ -159,16 +160,29 @@ def _carry_out(node: Node, drill: Drill) -> Drill:
     with stage("mount"):
         _each(drill, lambda volume: mount_snapshot(node, drill, volume))
     with stage("overlay"):
-        _each(drill, lambda volume: mount_clone(drill, volume))
+        exportable = [mount_clone(drill, volume) for volume in drill.volumes]
+        if not all(exportable):
+            drill = replace(drill, shares=tuple(map(_by_smb_alone, drill.shares)))
     with stage("export"):
         if names(drill.shares):
             drill = replace(drill, port=start_smbd(node, drill))
+        if exports(drill):
+            drill = replace(drill, nfs_port=start_ganesha(node, drill))
     with stage("probes"):
         probes = tuple(probe for volume in drill.volumes for probe in probe_files(drill, volume))
-        drill = replace(drill, probes=(*probes, *probe_shares(node, drill)))
+        tried = (*probe_shares(node, drill), *probe_exports(node, drill))
+        drill = replace(drill, probes=(*probes, *tried))
     drill = replace(drill, phase=Phase.RUNNING, stages=tuple(stages))
     node.drills.save(drill)
     return drill
+
+
+def _by_smb_alone(share: DrillShare) -> DrillShare:
+    """The kernel gives no file handles to clones."""
+    if not share.nfs:
+        return share
+    note = "by NFS only, and the kernel gives no handles to clones here" if share.note else ""
+    return replace(share, nfs="", note=note)
 
 
 def _each(drill: Drill, does: Callable[[DrillVolume], None]) -> None:
@@ -292,8 +306,10 @@ def problems(drill: Drill) -> list[str]:
     if drill.phase is not Phase.RUNNING:
         return []
     found = [problem for volume in drill.volumes if (problem := clone_problem(drill, volume))]
-    if names(drill.shares) and not has_server(drill.home):
+    if names(drill.shares) and not has_server(drill.home, "smbd"):
         found.append("its smbd is gone")
+    if exports(drill) and not has_server(drill.home, "ganesha.nfsd"):
+        found.append("its Ganesha is gone")
     return found
 
 
@@ -322,6 +338,7 @@ def view(node: Node, drill: Drill, state: str = "") -> DrillView:
     state = state or ("broken" if wrong else drill.phase.value)
     tried = all(probe.result != "failed" for probe in drill.probes)
     serves = bool(names(drill.shares)) and drill.port and state != "planned"
+    nfs = drill.nfs_port if state != "planned" else 0
     return DrillView(
         group=drill.name,
         state=state,
@@ -342,6 +359,7 @@ def view(node: Node, drill: Drill, state: str = "") -> DrillView:
             for volume in drill.volumes
         ),
         listen=f"{drill.listen}:{drill.port}" if serves else "",
+        nfs=f"{drill.listen}:{nfs}" if nfs else "",
         shares=drill.shares,
         stages=drill.stages,
         probes=drill.probes,
@@ -349,6 +367,11 @@ def view(node: Node, drill: Drill, state: str = "") -> DrillView:
         problems=tuple(wrong),
         plan=steps(node, drill) if state == "planned" else (),
     )
+
+
+def exports(drill: Drill) -> str:
+    """Names of what is served by NFS."""
+    return ", ".join(share.name for share in drill.shares if share.nfs)
 
 
 def steps(node: Node, drill: Drill) -> tuple[str, ...]:
@@ -362,8 +385,13 @@ def steps(node: Node, drill: Drill) -> tuple[str, ...]:
     if shown := names(drill.shares):
         port = drill.port or "a free port"
         told.append(f"serve {shown} by an smbd of its own at {drill.listen}, {port}")
-    told += [f"do not serve {share.name}: {share.note}" for share in drill.shares if share.note]
+    if shown := exports(drill):
+        told.append(f"serve {shown} by a Ganesha of its own at {drill.listen}, a free port")
+    idle = [share for share in drill.shares if share.note and not share.nfs]
+    told += [f"do not serve {share.name}: {share.note}" for share in idle]
     told.append("list, read and write on each clone, and compare what users may do")
     if names(drill.shares):
         told.append("log in, list, read and write on each share")
+    if exports(drill):
+        told.append("list, read and write on each export")
     return tuple(told)

@@ -9,7 +9,7 @@ again, goes on.  What the partner has to do it is asked (`agreeing`), and does i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -33,7 +33,7 @@ from ..pairing import connect_peer
 from ..receiving.receivers import take_over
 from ..records import ROLLBACK, YIELD, Group, Journal, Replication
 from ..sending.replications import ask_if_wanted
-from ..services import Services, mount_volume
+from ..services import Services, begin_mounts, mount_volume
 from ..shares.share_takeover import merge_staged, serve_shares, with_shares
 from ..snapshots import fresh_group_name
 from . import group_rollback
@@ -139,6 +139,8 @@ async def change_roles(
 ) -> PlanView:
     """Plan, or go on with a plan of these kinds; and carry it out."""
     node = services.node
+    began = trio.current_time()
+    took: dict[int, float] = {}
     uuid = node.state.group(name).uuid
     async with services.lock(uuid):
         group = node.state.group(name)
@@ -165,16 +167,28 @@ async def change_roles(
         elif still_receives(journal) and not _asks_to_hand_over(work.plan, done):
             work, done = Work(work.plan), min(done, 1)  # the partner may have taken it back
             node.bond.go_back_to(uuid, done)
-        work = await _carry_out(services, group, work, done, force=force)
+        work = await _carry_out(services, group, work, done, took, force=force)
         node.bond.end_journal(uuid)
         kept = f"; kept: {', '.join(work.rejoined.kept)}" if work.rejoined else ""
         detail = f"term {work.plan.term}; {work.plan.losing or 'nothing is lost'}{kept}"
         node.note(f"{work.plan.kind} done", name, detail)
-        done_all = view_of(work, len(work.plan.steps))
+        done_all = view_of(work, len(work.plan.steps), took)
         if work.plan.kind == ROLLBACK:
             kept_as = await services.run(group_rollback.kept, group, work.plan)
-            return msgspec.structs.replace(done_all, kept=tuple(kept_as))
-        return await services.run(serve_shares, uuid, done_all)
+            done_all = msgspec.structs.replace(done_all, kept=tuple(kept_as))
+        else:
+            done_all = await _serve(services, uuid, done_all)
+        return msgspec.structs.replace(done_all, seconds=trio.current_time() - began)
+
+
+async def _serve(services: Services, group_uuid: str, done: PlanView) -> PlanView:
+    """The servers are told, now that volumes are mounted."""
+    began = trio.current_time()
+    done = await services.run(serve_shares, group_uuid, done)
+    if not services.node.shares.all():
+        return done
+    told = StepView("tell the servers of shares", True, "serve", trio.current_time() - began)
+    return msgspec.structs.replace(done, steps=(*done.steps, told))
 
 
 def _begin(node: Node, group: Group, work: Work) -> None:
@@ -190,11 +204,22 @@ def _begin(node: Node, group: Group, work: Work) -> None:
 
 
 async def _carry_out(
-    services: Services, group: Group, work: Work, done: int, *, force: bool
+    services: Services,
+    group: Group,
+    work: Work,
+    done: int,
+    took: dict[int, float],
+    *,
+    force: bool,
 ) -> Work:
-    """The steps that are left; the work, with what the partner has answered."""
+    """The steps that are left; the work, with what the partner has answered.
+
+    Args:
+        took: gets the seconds of each step, by its number.
+    """
     bond = services.node.bond
     for number, step in enumerate(work.plan.steps[done:], start=done):
+        began = trio.current_time()
         if step.action in (Action.HAND_OVER, Action.REJOIN):
             bond.set_followed(group.uuid, step.term)  # from now on it can be, whatever we hear
         if step.action in PARTNERS:
@@ -204,6 +229,7 @@ async def _carry_out(
         else:
             await _execute(services, group, work, step)
         bond.step_done(group.uuid, number + 1)
+        took[number] = trio.current_time() - began
     return work
 
 
@@ -359,6 +385,8 @@ async def _execute(services: Services, group: Group, work: Work, step: Step) -> 
             await services.run(_take_role, group.uuid, Role.ACTIVE, step.term)
             services.replicator.ask(group.uuid)
         case Action.MOUNT:
+            mounts = (one for one in work.plan.steps if one.action is Action.MOUNT)
+            begin_mounts(services, [one.volume for one in mounts])
             await mount_volume(services, node.state.volume_name(find_member(node, step.volume)))
         case Action.KEEP:
             async with services.scheduler.scope(group.uuid):
@@ -413,9 +441,12 @@ def _replicate(node: Node, group: Group, work: Work) -> None:
         node.bond.add_replication(made, dict(terms.names))
 
 
-def view_of(work: Work, done: int) -> PlanView:
-    """For people: which steps are done."""
+def view_of(work: Work, done: int, took: Mapping[int, float] = {}) -> PlanView:
+    """For people: which steps are done, and how long each of them *took* (seconds)."""
     plan = work.plan
-    steps = tuple(StepView(str(step), number < done) for number, step in enumerate(plan.steps))
+    steps = tuple(
+        StepView(str(step), number < done, step.action.value, took.get(number))
+        for number, step in enumerate(plan.steps)
+    )
     kept = tuple(work.rejoined.kept) if work.rejoined else ()
     return PlanView(plan.group, plan.term, plan.losing, steps, plan.kind, kept)

@@ -23,6 +23,7 @@ from ..inventory import WRITABLE_ROLES
 from ..pairing import connect_peer
 from ..records import Group, VolumeRow
 from ..sending.outgoing import complete, grouped
+from ..shares.identity_counts import count_ahead
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ def _newest(node: Node, group: Group) -> str:
 
 
 async def hear_partner(node: Node) -> None:
-    """Ask for each passive group, until cancelled."""
+    """Ask for each passive group, and count what a failover needs, until cancelled."""
     while True:
         began = trio.current_time()
         await trio.to_thread.run_sync(_hear, node)
@@ -168,3 +169,7 @@ def _hear(node: Node) -> None:
                 ask(node, group)
             except (NasError, OSError) as exc:
                 log.debug("group %s: what is not replicated is not known: %s", group.name, exc)
+            try:
+                count_ahead(node, group)
+            except (NasError, OSError) as exc:
+                log.debug("group %s: owners of files are not counted: %s", group.name, exc)

@@ -40,7 +40,7 @@ from ..context import Node
 from ..engine import info
 from ..inventory import check_active
 from ..pairing import connect_peer
-from ..records import YIELD, Group, Journal
+from ..records import YIELD, Group, Journal, VolumeRow
 from ..services import Services, end_mount
 from ..shares.share_travel import tell_partner
 from ..shares.sharing import activate
@@ -248,22 +248,39 @@ async def _stop_serving(services: Services, group: Group, *, force: bool) -> Non
         log.warning("ending the shares of %s: %s", group.name, exc)
     patience = SHARES_S if any(node.shares.of_volume(row.uuid) for row in rows) else 0.0
     deadline = trio.current_time() + patience
-    for row in rows:
-        while True:
-            try:
-                await end_mount(services, row.uuid, force=force)
-                break
-            except Failed as exc:
-                if trio.current_time() < deadline:
-                    await trio.sleep(0.2)
-                    continue
-                name, where = node.state.volume_name(row), node.mountpoint(row)
-                users = await trio.to_thread.run_sync(users_below, where)
-                raise Refused(
-                    f"volume {name} is in use on the partner"
-                    + (f" by {users}" if users else f": {exc}"),
-                    hint="end these there; or, to cut them off: --force",
-                ) from exc
+    in_use: list[Refused] = []
+
+    async def end(row: VolumeRow) -> None:
+        if problem := await _unmount(services, row, deadline, force=force):
+            in_use.append(problem)
+
+    async with trio.open_nursery() as nursery:  # each makes durable what it has, and then ends
+        for row in rows:
+            nursery.start_soon(end, row)
+    if in_use:
+        raise in_use[0]
+
+
+async def _unmount(
+    services: Services, row: VolumeRow, deadline: float, *, force: bool
+) -> Refused | None:
+    """Why it could not be unmounted until then (trio's clock)."""
+    node = services.node
+    while True:
+        try:
+            await end_mount(services, row.uuid, force=force)
+        except Failed as exc:
+            if trio.current_time() < deadline:
+                await trio.sleep(0.2)
+                continue
+            name, where = node.state.volume_name(row), node.mountpoint(row)
+            users = await trio.to_thread.run_sync(users_below, where)
+            return Refused(
+                f"volume {name} is in use on the partner"
+                + (f" by {users}" if users else f": {exc}"),
+                hint="end these there; or, to cut them off: --force",
+            )
+        return None
 
 
 async def _last_snap_group(services: Services, group: Group) -> tuple[str, str]:

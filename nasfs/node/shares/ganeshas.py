@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -34,6 +35,9 @@ START_S = 20.0
 END_S = 10.0
 """So long it may take to end; then it is killed."""
 _PAUSE_S = 0.05
+
+telling = threading.Lock()
+"""Held by who decides what the servers shall be told, until they have been."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +108,12 @@ def settle(node: Node, wanted: Iterable[Wanted]) -> list[str]:
 
 def release(node: Node, volume_uuid: str) -> None:
     """End the one that serves a volume, which is about to be unmounted."""
-    for port in _known(node):
-        files = _Files.of(node, port)
-        if _told(files).get("volume") == volume_uuid:
-            _end(files)
-            files.told.unlink(missing_ok=True)
+    with telling:  # who decided before that it is mounted has finished
+        for port in _known(node):
+            files = _Files.of(node, port)
+            if _told(files).get("volume") == volume_uuid:
+                _end(files)
+                files.told.unlink(missing_ok=True)
 
 
 def _known(node: Node) -> set[int]:

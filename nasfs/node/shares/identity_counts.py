@@ -7,7 +7,18 @@ import msgspec
 from nasfs.volume import Access, IdentityCounts, newest_counts, open_volume
 
 from ..context import Node
-from ..records import VolumeRow
+from ..engine import info
+from ..records import Group, VolumeRow
+
+
+def count_ahead(node: Node, group: Group) -> None:
+    """Have the numbers of a group's newest snapshots counted before a failover needs them.
+
+    The first time that reads every inode, of which there may be millions.
+    """
+    for row in node.state.members(group.uuid):
+        if info(node, row).snapshots:  # else it is the first copy, under way
+            volume_counts(node, row)
 
 
 def volume_counts(node: Node, row: VolumeRow) -> IdentityCounts:

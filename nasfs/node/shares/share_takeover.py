@@ -21,7 +21,7 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from nasfs.errors import ConfigError, Failed, NasError
+from nasfs.errors import ConfigError, NasError
 from nasfs.fuse.identity import IdentityMap, Numbers, completed
 from sharecfg.accounts import Accounts, User
 from sharecfg.accounts import Group as LocalGroup
@@ -260,15 +260,8 @@ def _execute(node: Node, group: Group, observed: _Observed) -> list[str]:
             _make(step)
         except NasError as exc:
             problems.append(f"{step}: {exc}")
-    samba, users = Samba.of(node), read_accounts()
-    for account in observed.smb:
-        try:
-            user = users.user(account.name)
-            if samba is None or user is None:
-                raise Failed("the user is not here")
-            samba.take_in(account, user.uid)
-        except NasError as exc:
-            problems.append(f"create SMB account {account.name}: {exc}")
+    samba = Samba.of(node)
+    problems += _take_smb_in(samba, observed.smb)
     try:
         identities = _identities(observed, samba)
     except NasError as exc:
@@ -290,6 +283,22 @@ def _execute(node: Node, group: Group, observed: _Observed) -> list[str]:
     for problem in problems:
         node.note("shares not merged", group.name, problem)
     return problems
+
+
+def _take_smb_in(samba: Samba | None, accounts: tuple[SmbAccount, ...]) -> list[str]:
+    """Those whose users are here; why not, of the others."""
+    users = read_accounts()
+    found = [(one, user.uid) for one in accounts if (user := users.user(one.name)) is not None]
+    here = {account.name for account, _ in found} if samba else set()
+    why: dict[str, object] = {
+        one.name: "the user is not here" for one in accounts if one.name not in here
+    }
+    try:
+        if samba is not None and found:
+            why |= samba.take_all_in(found)
+    except NasError as exc:
+        why |= dict.fromkeys(here, exc)
+    return [f"create SMB account {name}: {problem}" for name, problem in why.items()]
 
 
 def _identities(observed: _Observed, samba: Samba | None) -> IdentityMap:

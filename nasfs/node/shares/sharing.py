@@ -7,7 +7,6 @@ administrator's own file is left to it: two definitions of a name would add up t
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from sharecfg.samba import parse_samba, render_samba
 from ..coming_back import why_it_waits
 from ..context import MountPhase, Node
 from ..inventory import WRITABLE_ROLES, is_yielding, mount_state, running_mount
-from .ganeshas import Wanted, are_as, recovery_of, settle
+from .ganeshas import Wanted, are_as, recovery_of, settle, telling
 from .share_files import HEAD, Disk, Server, ShareFile, read_text, replace_file, share_files
 from .share_servers import check_text, reload
 
@@ -32,8 +31,6 @@ RENDER: dict[Server, Callable[[Iterable[Placed]], str]] = {
     Server.KERNEL: render_exports,
     Server.GANESHA: render_ganesha,
 }
-
-_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +188,7 @@ def activate(
     Raises:
         Refused: a checker says no; that server goes on as before.
     """
-    with _one_at_a_time:
+    with telling:
         shares = tuple(share for share in node.shares.all() if share.volume not in without)
         notes: list[str] = []
         for server, file in share_files(node.places, node.config.shares).items():
@@ -201,7 +198,7 @@ def activate(
 
 def settle_ganeshas(node: Node) -> list[str]:
     """Have those Ganeshas run that shall, each at a port of its own; returns who does not."""
-    with _one_at_a_time:
+    with telling:
         shares = node.shares.all()
         if Server.GANESHA in share_files(node.places, node.config.shares):
             settled = with_ports(shares)

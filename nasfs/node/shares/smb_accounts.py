@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from nasfs.errors import Failed
@@ -71,21 +72,53 @@ class Samba:
         Raises:
             Failed: Samba does not take it.
         """
-        if not check_hashes(account.hashes):
-            raise Failed(f"SMB account {account.name} came without its password")
-        kept = self.rids().get(account.name)
-        line = f"{account.name}:{uid}:{account.hashes}\n"
+        for problem in self.take_all_in([(account, uid)]).values():
+            raise problem
+
+    def take_all_in(self, accounts: Sequence[tuple[SmbAccount, int]]) -> dict[str, Failed]:
+        """`take_in` of many, each with its UID, by few runs of Samba's tool; why, of those left.
+
+        Raises:
+            Failed: Samba does not tell its accounts.
+        """
+        why = {
+            account.name: Failed(f"SMB account {account.name} came without its password")
+            for account, _ in accounts
+            if not check_hashes(account.hashes)
+        }
+        wanted = [(account, uid) for account, uid in accounts if account.name not in why]
+        if not wanted:
+            return why
+        before = self.rids()
+        lines = [f"{account.name}:{uid}:{account.hashes}\n" for account, uid in wanted]
+        try:
+            self._import(lines)
+        except Failed:  # of one of them: the others each by itself
+            for line in lines:
+                with suppress(Failed):
+                    self._import([line])
+        after = self.rids()
+        for account, _ in wanted:
+            if account.name not in after:
+                why[account.name] = Failed(f"Samba did not take account {account.name}")
+                continue
+            number = before.get(account.name, account.rid)
+            if after[account.name] != number and number not in after.values():
+                try:
+                    self._pdbedit("-r", "-u", account.name, "-U", str(number))
+                except Failed as exc:
+                    why[account.name] = exc
+                else:
+                    after[account.name] = number
+        return why
+
+    def _import(self, lines: list[str]) -> None:
+        """Lines as in smbpasswd(5)."""
         with tempfile.TemporaryDirectory(prefix="nasfs-") as name:  # mode 0700
             file = Path(name) / "smbpasswd"
             file.touch(mode=0o600)
-            file.write_text(line, encoding="utf-8")
+            file.write_text("".join(lines), encoding="utf-8")
             self._pdbedit("-i", f"smbpasswd:{file}")
-        rids = self.rids()
-        if account.name not in rids:
-            raise Failed(f"Samba did not take account {account.name}")
-        wanted = account.rid if kept is None else kept
-        if rids[account.name] != wanted and wanted not in rids.values():
-            self._pdbedit("-r", "-u", account.name, "-U", str(wanted))
 
     def take_away(self, name: str) -> None:
         """Nothing if it is not there."""
