@@ -80,6 +80,11 @@ class Depth:
         """The same without compression, `_age` decisions ago."""
         self._age = TRUSTED
 
+    def begin(self) -> None:
+        """A delta begins; most are small, and sooner gone if they are compressed."""
+        if self._moves:
+            self.level = max(self.level, LOWEST_LEVEL)
+
     def note(self, scarce: Scarce) -> None:
         """One frame more goes to the link."""
         if not self._moves:

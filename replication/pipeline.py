@@ -63,6 +63,7 @@ class Pipeline:
         self.packed_wire = 0
         self._sent_at = time.perf_counter()
         self._connection = connection
+        connection.depth.begin()
         self._gate = gate
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="compress")
         self._queue: queue.Queue[_Item | None] = queue.Queue(FRAMES)

@@ -74,6 +74,11 @@ def test_frames_go_as_they_are_for_as_long_as_that_is_sooner() -> None:
     for _ in range(TRUSTED):
         assert decide(depth, P, 4) == LOWEST_LEVEL, "without compression it was slower"
     assert decide(depth, P, 4) == 0, "the link may have become faster"
+    depth.begin()
+    assert depth.level == LOWEST_LEVEL, "the next delta may be small"
+    off = Depth(0)
+    off.begin()
+    assert off.level == 0
 
 
 def test_a_decision_takes_several_frames() -> None:

@@ -269,6 +269,30 @@ def test_the_frame_is_what_the_document_says() -> None:
     assert frame[12:] == b"payload"
 
 
+@pytest.mark.parametrize("cut", [1_000, 70_000, 200_000, 1_000_000])
+@pytest.mark.parametrize("straight", [True, False])
+def test_large_frames_survive_any_fragmentation(cut: int, *, straight: bool) -> None:
+    """*straight*: written to where the reader wants them, as far as it wants."""
+    frames = [
+        Frame(Kind.DATA, random.Random(size).randbytes(size)) for size in (300_000, 10, 70_000, 9)
+    ]
+    wire = b"".join(frame.encode() for frame in frames)
+    reader, got = FrameReader(), []
+    while wire:
+        piece = wire[:cut]
+        if straight and (room := reader.room()):
+            piece = piece[: len(room)]
+            room[: len(piece)] = piece
+            reader.filled(len(piece))
+        else:
+            reader.feed(piece)
+        wire = wire[len(piece) :]
+        while (frame := reader.next_frame()) is not None:
+            got.append(frame)
+    assert got == frames
+    assert reader.empty
+
+
 def test_the_document_lists_every_kind_with_its_number() -> None:
     text = (Path(__file__).parent.parent / "docs" / "PROTOCOL.md").read_text()
     listed = {int(n): name for n, name in re.findall(r"^\| (\d+) \| `([A-Z_]+)` \|", text, re.M)}

@@ -189,7 +189,8 @@ class Nasfs(Copier):
 
 
 @contextmanager
-def nasfs(home: Path, *, compression: str = "auto") -> Iterator[Copier]:
+def nasfs(home: Path, *options: str) -> Iterator[Copier]:
+    """*options*: of ``replication create``."""
     a, b = (_Node(home / name, name) for name in ("a", "b"))
     try:
         for node, pool in ((a, "tank"), (b, "safe")):
@@ -198,7 +199,7 @@ def nasfs(home: Path, *, compression: str = "auto") -> Iterator[Copier]:
         a.nasfs("pair", "join", b.nasfs("pair", "invite").strip())
         a.nasfs("volume", "create", "tank/v", "--size", VOLUME_SIZE)
         a.nasfs("group", "create", "g", "tank/v")
-        a.nasfs("replication", "create", "g", "--to-pool", "safe", "--compression", compression)
+        a.nasfs("replication", "create", "g", "--to-pool", "safe", *options)
         a.nasfs("volume", "mount", "tank/v")
         yield Nasfs(a, b)
     finally:
@@ -363,6 +364,8 @@ ZSTD = (["zstd", "-q", "-3", "-c"], ["zstd", "-q", "-d", "-c"])
 
 COPIERS: dict[str, Callable[[Path], AbstractContextManager[Copier]]] = {
     "nasfs": lambda home: nasfs(home),
+    "nasfs, level 3": lambda home: nasfs(home, "--compression", "3"),
+    "nasfs, clear": lambda home: nasfs(home, "--compression", "off", "--encryption", "off"),
     "rsync -a": lambda home: rsync(home, "-a"),
     "rsync -az": lambda home: rsync(home, "-az"),
     "btrfs": lambda home: btrfs(home),
