@@ -20,33 +20,12 @@ from typing import Any
 
 from nasfs.node.children import environment
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from quickstart_samba import Samba
+
 START_S = 60.0
 END_S = 120.0
 HOLD = 'mount --bind "$0" /etc && touch "$1" && exec sleep infinity'
-SAMBA = ("p", "l", "s", "c", "i", "r", "b")
-SMB_CONF = """\
-[global]
-    server role = standalone server
-    netbios name = BENCH{name}
-    interfaces = 127.0.0.1
-    bind interfaces only = yes
-    smb ports = {port}
-    disable netbios = yes
-    private dir = {home}/p
-    lock directory = {home}/l
-    state directory = {home}/s
-    cache directory = {home}/c
-    pid directory = {home}/i
-    ncalrpc dir = {home}/r
-    binddns dir = {home}/b
-    log file = {home}/log
-    passdb backend = tdbsam:{home}/p/passdb.tdb
-    load printers = no
-    printcap name = /dev/null
-    disable spoolss = yes
-    rpc start on demand helpers = no
-include = {own}
-"""
 
 
 def free_port() -> int:
@@ -75,18 +54,9 @@ class Site:
         self._holder = subprocess.Popen([*words, str(etc), str(ready)])
         wait_until(ready.exists, "a private /etc")
         self._running: list[subprocess.Popen[bytes]] = []
-        self._make_samba(home / f"smb-{name}")
-
-    def _make_samba(self, home: Path) -> None:
-        for directory in SAMBA:
-            (home / directory).mkdir(parents=True)
-        own = self.root / "etc/nasfs/shares/samba.conf"
-        own.parent.mkdir(parents=True)
-        own.touch()
-        self.smb_conf = self.root / "etc/samba/smb.conf"
-        self.smb_conf.parent.mkdir()
-        text = SMB_CONF.format(name=self.name.upper(), port=free_port(), home=home, own=own)
-        self.smb_conf.write_text(text)
+        samba = Samba(name, self.root, home / f"smb-{name}")
+        samba.prepare()
+        self.smb_conf = samba.conf
 
     def seen(self, path: Path) -> Path:
         """A path of the node's, as this process can open it."""
