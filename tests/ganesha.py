@@ -45,14 +45,15 @@ class Ganesha:
     home: Path
     pid: int
 
-    def nfs(self, address: str, *words: str) -> subprocess.CompletedProcess[str]:
-        """`nfs4` as a client with that address."""
+    def nfs(self, address: str, *words: str, user: int = 0) -> subprocess.CompletedProcess[str]:
+        """`nfs4` as a client with that address, and for that user."""
         return subprocess.run(
             ["nsenter", "-t", str(self.pid), "-n", sys.executable, nfs4.__file__, address, *words],
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
+            env=os.environ | {"NFS4_USER": str(user)},
         )
 
     def libnfs(self, tool: str, *words: str) -> subprocess.CompletedProcess[bytes]:

@@ -5,13 +5,14 @@
     nfs4.py ADDRESS write HANDLE TEXT
 
 ADDRESS is the server's, and this client's own, or both with a comma between; the server's may have
-a :PORT.  Exit code 1: the number of an NFS error.
+a :PORT.  Exit code 1: the number of an NFS error.  It asks as root, or as the UID in NFS4_USER.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
+import os
 import secrets
 import socket
 import struct
@@ -63,11 +64,12 @@ def connect(address: str) -> socket.socket:
 
 
 def call(sock: socket.socket, operations: list[bytes]) -> bytes:
-    """One COMPOUND as root; what was answered behind the RPC header.
+    """One COMPOUND; what was answered behind the RPC header.
 
     Its number is new: a server answers what it takes for a repetition from its memory.
     """
-    caller = struct.pack(">I", 1) + opaque(b"test") + struct.pack(">III", 0, 0, 0)
+    user = int(os.environ.get("NFS4_USER", "0"))
+    caller = struct.pack(">I", 1) + opaque(b"test") + struct.pack(">III", user, user, 0)
     credentials = struct.pack(">I", 1) + opaque(caller) + struct.pack(">II", 0, 0)
     body = struct.pack(">IIIIII", secrets.randbits(32), 0, 2, 100003, 4, 1) + credentials
     body += opaque(b"") + struct.pack(">II", 0, len(operations)) + b"".join(operations)

@@ -7,12 +7,12 @@ import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.ganesha import INSIDE, OUTSIDE, ganesha
+from tests.ganesha import INSIDE, OUTSIDE, Ganesha, ganesha
 from tests.node_world import wait_until
 from tests.separate_nodes import SeparateNode, replicate, separate_pair
 from tests.smb import SmbServer
@@ -99,11 +99,27 @@ def set_nt_acls(server: SmbServer) -> list[str]:
     return [denied, granted]
 
 
+def ganesha_conf(node: SeparateNode) -> Path:
+    return node.root / "etc/ganesha/ganesha.conf"
+
+
+def have_ganesha(node: SeparateNode) -> None:
+    ganesha_conf(node).parent.mkdir()
+    ganesha_conf(node).touch()
+
+
+@contextmanager
+def serving_nfs(node: SeparateNode) -> Iterator[Ganesha]:
+    own = node.root / "etc/nasfs/shares/ganesha.conf"
+    with ganesha(
+        node.root / "nfs", ganesha_conf(node), own, "office", inside=node.inside
+    ) as server:
+        yield server
+
+
 def by_nfs(node: SeparateNode) -> tuple[dict[str, str], str]:
     """What Ganesha says to a client within the export's network and one outside; a handle."""
-    etc = node.root / "etc"
-    conf, own = etc / "ganesha/ganesha.conf", etc / "nasfs/shares/ganesha.conf"
-    with ganesha(node.root / "nfs", conf, own, "office", inside=node.inside) as server:
+    with serving_nfs(node) as server:
         handle = server.ask("handle", "office/granted")
 
         def outcome(address: str, *words: str) -> str:
@@ -151,9 +167,7 @@ def test_the_same_users_may_the_same_after_a_failover(base: Path) -> None:
     passwords = ({"bob": BOB, "alice": ALICE}, {"zoe": "hers"})
     with separate_pair(base, users, passwords) as (a, b):
         for node in (a, b):
-            conf = node.root / "etc/ganesha/ganesha.conf"
-            conf.parent.mkdir()
-            conf.touch()
+            have_ganesha(node)
         with a.smbd() as server:
             prepare(a)
             wait_until(lambda: "office" in shares_of(server, "alice", ALICE), "it is shared")
@@ -216,6 +230,7 @@ def test_a_number_that_is_somebody_elses_is_translated(base: Path) -> None:
     users = ([("alice", 4001), ("bob", 4002)], [("zoe", 4001)])
     passwords = ({"alice": ALICE, "bob": BOB}, {"zoe": "hers"})
     with separate_pair(base, users, passwords) as (a, b):
+        have_ganesha(b)
         prepare(a)
         with a.smbd() as server:
             wait_until(lambda: "office" in shares_of(server, "alice", ALICE), "it is shared")
@@ -251,6 +266,13 @@ def test_a_number_that_is_somebody_elses_is_translated(base: Path) -> None:
         assert owners(b.root / "pool", "home") == {0, 4001, number}
         b.run("volume", "mount", "safe/home")
         assert (home / "private").stat().st_uid == number
+        with serving_nfs(b) as nfs:  # clients send the numbers of this node
+            handle = nfs.ask("handle", "office/private")
+            may_read_it = {
+                user: nfs.nfs(INSIDE, "read", handle, user=user).returncode == 0
+                for user in (number, 4001)
+            }
+            assert may_read_it == {number: True, 4001: False}
         told = b.json("identity", "list", "office")
         assert {one["number"]: one["name"] for one in told if one["kind"] == "user"}[
             4001
