@@ -167,6 +167,30 @@ def diff(
             typer.echo(f"{_MARKS[entry.change]} {path}{what}")
 
 
+def _bring_orphans(snapshot: str, path: str, since: str, *, dry_run: bool, as_json: bool) -> None:
+    from nasfs.errors import Failed
+    from nasfs.node.messages import OrphansView, SnapshotOrphans
+    from nasfs.node.paths import from_command_line, from_text_or_raw, show_path
+    from nasfs.node.words import LONG_S
+
+    text, raw = from_command_line(path)
+    body = SnapshotOrphans(snapshot, text, raw, since.rpartition("@")[2], dry_run)
+    view = client().post("/v1/snapshots/orphans", OrphansView, body, timeout_s=LONG_S)
+    if as_json:
+        print_json(view)
+    else:
+        for one in view.orphans:
+            shown = show_path(from_text_or_raw(one.path, one.path_raw))
+            typer.echo(f"! {shown}\t{one.problem}" if one.problem else f"+ {shown}.orphan")
+        typer.echo(f"since {view.since}: {len(view.orphans)} files and trees")
+    left = sum(bool(one.problem) for one in view.orphans)
+    if left:
+        raise Failed(
+            f"{left} of {len(view.orphans)} were left out",
+            hint=f"one by one: nasfs snapshot restore {snapshot} PATH --to PATH",
+        )
+
+
 @app.command()
 def restore(
     snapshot: Snapshot,
@@ -180,18 +204,35 @@ def restore(
     no_snapshot: Annotated[
         bool, typer.Option("--no-snapshot", help="Keep nothing of what is replaced.")
     ] = False,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="What only the snapshot has, as copies NAME.orphan.")
+    ] = False,
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since", metavar="NAME", help="With --orphans: what both have (default: the newest)."
+        ),
+    ] = "",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Bring a file or a tree back as it was, or nothing of it."""
     from nasfs.errors import ConfigError
-    from nasfs.node.messages import RestoreView, SnapshotRestore
-    from nasfs.node.paths import from_command_line
-    from nasfs.node.words import LONG_S, render_size
 
     parse_snapshot(snapshot)
     if no_snapshot and not replace:
         raise ConfigError("--no-snapshot is for --replace", hint="nothing is lost without it")
+    if since and not orphans:
+        raise ConfigError("--since is for --orphans")
+    if orphans:
+        if to is not None or replace:
+            raise ConfigError("--orphans are beside what is there: without --to and --replace")
+        _bring_orphans(snapshot, path, since, dry_run=dry_run, as_json=as_json)
+        return
+    from nasfs.node.messages import RestoreView, SnapshotRestore
+    from nasfs.node.paths import from_command_line
+    from nasfs.node.words import LONG_S, render_size
+
     text, raw = from_command_line(path)
     to_text, to_raw = (None, None) if to is None else from_command_line(to)
     body = SnapshotRestore(

@@ -19,7 +19,7 @@ from starlette.routing import Route as HttpRoute
 from nasfs.errors import ConfigError, NasError
 from replication.errors import ReplicationError
 
-from . import groups, inventory, pairing, snapshots, status, versions
+from . import groups, inventory, orphans, pairing, snapshots, status, versions
 from .comparing import verifying
 from .comparing.verify_messages import VerifyRequest
 from .drills.drill_routes import DRILLS
@@ -47,6 +47,7 @@ from .messages import (
     SnapshotDestroy,
     SnapshotHold,
     SnapshotName,
+    SnapshotOrphans,
     SnapshotRelease,
     SnapshotRename,
     SnapshotRestore,
@@ -191,6 +192,10 @@ async def _restore(services: Services, body: SnapshotRestore, params: Params) ->
     return await services.run(versions.restore, body)
 
 
+async def _bring_orphans(services: Services, body: SnapshotOrphans, params: Params) -> object:
+    return await services.run(orphans.bring_orphans, body)
+
+
 async def _roll_back(services: Services, body: SnapshotRollback, params: Params) -> object:
     return await services.run(
         lambda node: versions.roll_back(node, body.snapshot, dry_run=body.dry_run)
@@ -289,6 +294,7 @@ ROUTES = (
     Route("POST", "/v1/schedules/explain", ScheduleExplain, schedules.explain),
     Route("GET", "/v1/snapshots/diff", Nothing, _diff),
     Route("POST", "/v1/snapshots/restore", SnapshotRestore, _restore),
+    Route("POST", "/v1/snapshots/orphans", SnapshotOrphans, _bring_orphans),
     Route("POST", "/v1/snapshots/rollback", SnapshotRollback, _roll_back),
     Route("GET", "/v1/groups", Nothing, _plain(groups.group_views)),
     Route("POST", "/v1/groups", GroupCreate, _make_group),

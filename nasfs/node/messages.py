@@ -185,6 +185,34 @@ class SnapshotRestore(Request, frozen=True):
     dry_run: bool = False
 
 
+class SnapshotOrphans(Request, frozen=True):
+    """What a snapshot has and what is there now has not, to come back as copies."""
+
+    snapshot: str
+    """POOL/VOLUME@NAME"""
+    path: str = ""
+    """Below it; empty: of the whole volume."""
+    path_raw: str | None = None
+    since: str = ""
+    """The snapshot that both have; empty: the newest one."""
+    dry_run: bool = False
+
+
+class OrphanView(msgspec.Struct, frozen=True):
+    path: str
+    """In the snapshot; the copy is beside it, with ``.orphan`` at the end."""
+    path_raw: str | None
+    problem: str
+    """Why there is no copy; empty: there is, or would be."""
+
+
+class OrphansView(msgspec.Struct, frozen=True):
+    snapshot: str
+    since: str
+    """POOL/VOLUME@NAME"""
+    orphans: tuple[OrphanView, ...]
+
+
 class DiffEntryView(msgspec.Struct, frozen=True):
     """One path that differs; paths begin at the volume's root, without a slash."""
 
