@@ -164,13 +164,20 @@ DDL = (
 )
 
 
+class OldFormatError(FormatError):
+    """An older release wrote it: `upgrade` makes it ours."""
+
+
 def connect(path: Path, *, query_only: bool) -> sqlite3.Connection:
     """An open meta.db of our format.
 
     Raises:
-        FormatError: not ours, or of another format version.
+        OldFormatError: of an older format version.
+        FormatError: not ours, or of a newer one.
         CorruptionError: SQLite can't make sense of the file.
     """
+    # Never open the file otherwise while it may be in use: closing any descriptor of it drops
+    # all of SQLite's locks that this process has on it (see "How To Corrupt An SQLite Database").
     if not path.is_file():
         raise CorruptionError(str(path), "the file is missing")
     try:
@@ -224,7 +231,7 @@ def _verify(connection: sqlite3.Connection, path: Path) -> None:
     if application != APPLICATION_ID:
         raise FormatError(str(path), "this is not the meta.db of a nasfs volume")
     if version != FORMAT_VERSION:
-        raise FormatError(
+        raise (OldFormatError if version in _UPGRADES else FormatError)(
             str(path),
             f"format version {version}, this release reads version {FORMAT_VERSION}",
             hint="open the volume with the release that wrote it, or a newer one",
@@ -254,24 +261,6 @@ _UPGRADES = {
 """For each older version what makes it the next one."""
 
 
-def needs_upgrade(path: Path) -> bool:
-    """An older release wrote it."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-    except OSError:
-        return False
-    # SQLite's header says enough for ours; to open and close it would move a log into the tables.
-    if int.from_bytes(header[60:64], "big") not in _UPGRADES:
-        return False
-    with closing(sqlite3.connect(f"file:{_quoted(path)}?mode=rw", uri=True, timeout=30)) as db:
-        try:
-            ours = db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
-            return ours and db.execute("PRAGMA user_version").fetchone()[0] in _UPGRADES
-        except sqlite3.Error:
-            return False  # whoever opens it says what is wrong
-
-
 def upgrade(path: Path) -> None:
     """Bring meta.db to our format, durably; the caller owns the volume.
 
@@ -283,7 +272,7 @@ def upgrade(path: Path) -> None:
             db.execute("PRAGMA synchronous = FULL")
             while (version := db.execute("PRAGMA user_version").fetchone()[0]) in _UPGRADES:
                 db.executescript(f"BEGIN IMMEDIATE; {_UPGRADES[version]} COMMIT;")
-            # Into the tables: `needs_upgrade` looks at the file alone first.
+            # Into the tables: a log is of one release.
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as exc:
             raise CorruptionError(str(path), f"upgrade of its format: {exc}") from exc

@@ -32,7 +32,7 @@ from nasfs.volume.provision import (
 )
 from nasfs.volume.reclaim import Reclaim
 from nasfs.volume.room import Kind
-from nasfs.volume.schema import needs_upgrade, upgrade
+from nasfs.volume.schema import OldFormatError, upgrade
 from nasfs.volume.snapshots import Snapshots
 from nasfs.volume.store import INO_RESERVE, Store
 from nasfs.volume.types import (
@@ -59,8 +59,11 @@ class Volume(Snapshots):
     def __init__(self, path: Path, access: Access, media: Media) -> None:
         self._lock = VolumeLock(path / "lock") if access is Access.READ_WRITE else None
         try:
-            _upgrade(path, self._lock)
-            store = self._open_store(path, access, media)
+            try:
+                store = self._open_store(path, access, media)
+            except OldFormatError:
+                _upgrade(path, self._lock)
+                store = self._open_store(path, access, media)
         except BaseException:
             if self._lock is not None:
                 self._lock.release()
@@ -414,8 +417,6 @@ class Volume(Snapshots):
 
 def _upgrade(path: Path, lock: VolumeLock | None) -> None:
     """Bring a volume of an older release up; whoever does it owns the volume meanwhile."""
-    if not needs_upgrade(path / "meta.db"):
-        return
     if lock is not None:
         upgrade(path / "meta.db")
         return
