@@ -56,7 +56,16 @@ class Site:
         return True
 
     def records(self) -> set[str]:
+        """Once it is mounted (again)."""
+        wait_until(self._is_readable, f"{self.top} can be read")
         return {path.name for path in self.top.iterdir()}
+
+    def _is_readable(self) -> bool:
+        try:
+            os.listdir(self.top)
+        except OSError:
+            return False
+        return find_mount(self.top) is not None
 
     def is_mounted(self) -> bool:
         return all(

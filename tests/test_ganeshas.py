@@ -75,10 +75,16 @@ def test_handles_of_two_volumes_outlive_mounts_ganeshas_and_a_failover(tmp_path:
         a, b = pair.a, pair.b
         for node in (a, b):
             have_ganesha(node)
+        for volume in VOLUMES:
+            shown = partial(a.json, "volume", "show", f"tank/{volume}")
+            wait_until(lambda shown=shown: shown()["mount_pid"], "the partner said a word")  # type: ignore[misc]
         ports = {volume: free_port() for volume in VOLUMES}
         handles = {}
         for volume, port in ports.items():
-            (a.mountpoint(f"tank/{volume}") / "file").write_text(f"of {volume}")
+            with (a.mountpoint(f"tank/{volume}") / "file").open("w") as file:
+                file.write(f"of {volume}")
+                file.flush()
+                os.fsync(file.fileno())  # its mount is going to be killed
             words = ("--nfs", CLIENTS, "--nfs-port", str(port))
             a.run("share", "add", volume, f"tank/{volume}", *words)
             wait_until(partial(serves, port, volume), f"{volume} is served")
@@ -86,7 +92,7 @@ def test_handles_of_two_volumes_outlive_mounts_ganeshas_and_a_failover(tmp_path:
 
         def check() -> None:
             for volume, port in ports.items():
-                wait_until(partial(serves, port, volume), f"{volume} is served", 60)
+                wait_until(partial(serves, port, f"{volume}/file"), f"{volume} is served", 60)
                 assert ask(port, "handle", f"{volume}/file") == handles[volume]
                 assert ask(port, "read", handles[volume]) == f"of {volume}"
 

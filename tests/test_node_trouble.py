@@ -145,7 +145,7 @@ def test_another_certificate_there_is_told(pair: Pair) -> None:
 
 def test_a_snapshot_under_way_is_not_destroyed_and_one_that_is_gone_not_missed(pair: Pair) -> None:
     a, b = pair.a, pair.b
-    write(a.mountpoint("tank/home") / "large", 12 * MIB)
+    write(a.mountpoint("tank/home") / "large", 64 * MIB)  # more than is read ahead
     a.run("replication", "set", "office", "--rate", "1M")
     a.run("snapshot", "create", "office@one")
     wait_until(lambda: show(a)["bytes_done"] > MIB, "some of it is there")

@@ -247,7 +247,7 @@ def test_large_attributes_travel_in_batches_that_fit_a_frame(pair: tuple[Path, P
     source, sink = VolumeSource(active), VolumeSink(passive)
     for batch in source.read_delta(None, sealed.guid, b""):
         assert isinstance(batch, RowBatch)
-        assert sum(len(getattr(row, "value", b"")) for row in batch.rows) < 2 << 20
+        assert sum(len(getattr(row, "value", b"")) for row in batch.rows) < 3 << 20
     transfer(source, sink, None, SnapshotRef(sealed.guid, "one", sealed.time_ns, ""))
     sink.close()
     source.close()

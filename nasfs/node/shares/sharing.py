@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from nasfs.errors import NasError, Refused
+from nasfs.fuse.mountpoint import find_mount, is_dead, resolve
 from sharecfg.complaints import Misconfigured
 from sharecfg.exports import parse_exports, render_exports
 from sharecfg.ganesha import OwnGanesha, parse_ganesha, render_ganesha, render_own
@@ -97,7 +99,8 @@ def _standing(node: Node, share: Share, theirs: Foreign) -> Standing:
         return Standing(share, "", "its volume is not here")
     mount = mount_state(node, row)
     if mount.phase is MountPhase.STARTING:  # a daemon that has just begun: who served goes on
-        mount = running_mount(node, row) or mount
+        found = running_mount(node, row)
+        mount = found if found is not None and _is_there(found.mountpoint) else mount
     mountpoint = mount.mountpoint or str(node.mountpoint(row))
     try:
         path = Placed(share, mountpoint).path
@@ -110,12 +113,18 @@ def _standing(node: Node, share: Share, theirs: Foreign) -> Standing:
         return Standing(share, path, f"group {group.name} is being handed over")
     if group is not None and (waits := why_it_waits(node, group)):
         return Standing(share, path, waits)
-    if mount.phase is not MountPhase.MOUNTED:
+    if mount.phase is not MountPhase.MOUNTED or not Path(f"/proc/{mount.pid}").exists():
         return Standing(share, path, "its volume is not mounted")
     taken = {Server.SAMBA} if share.smb and share.key in theirs.sections else set()
     if share.nfs:
         taken |= {server for server, paths in theirs.paths.items() if path in paths}
     return Standing(share, path, "served", frozenset(taken), mount.pid)
+
+
+def _is_there(mountpoint: str) -> bool:
+    """A mount process answers before it is mounted: the bare directory is not to be served."""
+    mount = find_mount(resolve(Path(mountpoint)))
+    return mount is not None and not is_dead(mount)
 
 
 def render(node: Node, server: Server, shares: Iterable[Share]) -> str:
