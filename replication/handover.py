@@ -49,7 +49,7 @@ class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     term: Count
     """In which I will be the primary."""
     force: bool = False
-    """Although files are in use."""
+    """Although files are in use, or the shares can't be brought."""
 
 
 class Terms(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -87,6 +88,23 @@ def test_files_in_use_prevent_it_and_all_is_as_before(pair: Pair) -> None:
             os.close(handle)
     assert (role(a), role(b)) == (("passive", 2), ("active", 2))
     assert (b.mountpoint("safe/work") / "open").read_text() == "goes on"
+
+
+def test_shares_that_cannot_be_brought_prevent_it_before_anybody_is_cut_off(pair: Pair) -> None:
+    a, b = pair.a, pair.b
+    pair.replicate("one")
+    staging = b.root / "var/lib/nasfs/staging"
+    shutil.rmtree(staging)
+    staging.touch()  # nothing can be put there
+    mounted = find_mount(a.mountpoint("tank/home"))
+    said = b.fails(3, "failover", "office")
+    assert "the shares of office can't be brought" in said
+    assert "--force" in said
+    assert (role(a), role(b)) == (("active", 1), ("passive", 1))
+    assert find_mount(a.mountpoint("tank/home")) == mounted
+    assert "shares can't be merged" in b.nasfs("failover", "office", "--force").stderr
+    assert (role(a), role(b)) == (("passive", 2), ("active", 2))
+    assert "shares can't be merged" in b.run("status")
 
 
 def test_the_old_primary_joins_and_keeps_what_only_it_had(pair: Pair) -> None:

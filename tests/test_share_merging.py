@@ -349,8 +349,10 @@ def test_what_was_staged_in_an_earlier_life_is_not_merged(node: Node, machine: M
     staged(node)
     set_role(node, "home", "passive", 2)  # the partner has been active twice since
     assert preview(node, node.state.group("home"))[0] == []
-    assert take_over(node, set_role(node, "home", "failed-over", 3)) == []
+    (said,) = take_over(node, set_role(node, "home", "failed-over", 3))
+    assert "are not staged: shares stay as they are here" in said
     assert node.shares.all() == ()
+    assert any(said in line for line in attention(node))
 
 
 def test_staged_text_never_reaches_a_tool_as_an_option(node: Node, machine: Machine) -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -54,7 +55,9 @@ class Site:
         self._holder = subprocess.Popen([*words, str(etc), str(ready)])
         wait_until(ready.exists, "a private /etc")
         self._running: list[subprocess.Popen[bytes]] = []
-        samba = Samba(name, self.root, home / f"smb-{name}")
+        # Names of sockets have room for 107 bytes, wherever *home* is.
+        self._sockets = Path(tempfile.mkdtemp(prefix="nasfs-"))
+        samba = Samba(name, self.root, self._sockets / "smb")
         samba.prepare()
         self.smb_conf = samba.conf
 
@@ -132,3 +135,4 @@ class Site:
         self._end(signal.SIGTERM)
         self._holder.kill()
         self._holder.wait()
+        shutil.rmtree(self._sockets)

@@ -135,7 +135,8 @@ async def drain(services: Services, group: Group, body: bytes) -> bytes:
     """Nothing changes any more; the last snap group is taken and on its way.
 
     Raises:
-        Refused: the group can't be handed over now, or files are in use; all is as before.
+        Refused: the group can't be handed over now, files are in use, or its shares can't be
+            brought; all is as before.
     """
     ask = handover.decode(body, Drain)
     node = services.node
@@ -144,6 +145,8 @@ async def drain(services: Services, group: Group, body: bytes) -> bytes:
         services.heard[group.uuid] = trio.current_time()
         if _yielding(node, group.uuid) is None:
             _check_sends(services, group)
+            if not ask.force:  # people are still at work, and can go on
+                await _bring_shares(services, group, force=False)
             name = fresh_group_name(node, group, "switchover")
             begun = Yielding(ask.token, ask.term, name)
             node.bond.begin_journal(Journal(group.uuid, YIELD, msgspec.msgpack.encode(begun), 0))
@@ -151,7 +154,7 @@ async def drain(services: Services, group: Group, body: bytes) -> bytes:
         try:
             await _stop_serving(services, group, force=ask.force)
             snap_group, name = await _last_snap_group(services, group)
-            await services.run(lambda node: tell_partner(node, group, partial(connect_peer, node)))
+            await _bring_shares(services, group, force=ask.force)
         except BaseException as exc:
             _take_back(services, group, str(exc))
             raise
@@ -235,6 +238,17 @@ def _check_sends(services: Services, group: Group) -> None:
         raise Refused(
             f"replication of {group.name} can't run now: {reason}",
             hint=f"on the partner: nasfs replication window list {group.name}",
+        )
+
+
+async def _bring_shares(services: Services, group: Group, *, force: bool) -> None:
+    """Raises Refused if the partner can't have the shares as they are now, unless *force*."""
+    connect = partial(connect_peer, services.node)
+    told = await services.run(tell_partner, group, connect)
+    if told.problem and not force:
+        raise Refused(
+            f"the shares of {group.name} can't be brought to the other node: {told.problem}",
+            hint="mend that on the node that has them; or, with what the other has: --force",
         )
 
 

@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 K = TypeVar("K")
 
+NOTHING = "the primary's shares as they were last are not staged: shares stay as they are here"
 MOUNTS = "mount "
 """How the step of a plan begins before which shares are merged."""
 
@@ -80,7 +81,7 @@ def preview(node: Node, group: Group) -> tuple[list[str], list[str]]:
     except NasError as exc:
         return [], [f"shares can't be merged: {exc}"]
     if observed is None:
-        return [], ["nothing of that term is staged: shares stay as they are here"]
+        return [], [NOTHING]
     return observed.lines(), list(observed.told)
 
 
@@ -103,14 +104,13 @@ def take_over(node: Node, group: Group) -> list[str]:
     try:
         with one_at_a_time:
             observed = _observe(node, group)
-            if observed is None:
-                return []  # a partner of an older release, or one that never could tell
-            told = _execute(node, group, observed)
+            if observed is not None:
+                return [*_execute(node, group, observed), *observed.told]
+            told = [NOTHING]  # a primary that never could tell them
     except NasError as exc:
         told = [f"shares can't be merged: {exc}"]
-        _note_problems(node, group, told)
-        return told
-    return [*told, *observed.told]
+    _note_problems(node, group, told)
+    return told
 
 
 def _note_problems(node: Node, group: Group, problems: list[str]) -> None:

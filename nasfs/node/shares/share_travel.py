@@ -157,8 +157,8 @@ def tell_partner(
     group: records.Group,
     connect: Callable[[], AbstractContextManager[Connection]],
     staged: Callable[[], str] = str,
-) -> None:
-    """Have the partner stage the group's shares as they are now; never fails.
+) -> Travel:
+    """Have the partner stage the group's shares as they are now; how it went.  Never fails.
 
     Args:
         connect: lends a connection to it.
@@ -183,6 +183,7 @@ def tell_partner(
         "INSERT OR REPLACE INTO share_travel VALUES (?, ?, ?, ?)",
         group.uuid, travel.digest, travel.time_ns, travel.problem,
     )  # fmt: skip
+    return travel
 
 
 def _offer(connection: Connection, group: records.Group, data: bytes) -> None:

@@ -131,6 +131,8 @@ class Samba:
     def _run(self, argv: Sequence[str]) -> str:
         done = run_tool(argv)
         if done.returncode != 0:
-            # Not what it printed: that may be hashes.
-            raise Failed(f"{argv[0]} {argv[3]} ended with {done.returncode}")
+            # Of pdbedit not what it printed: that may be hashes.
+            said = done.stderr.strip().rpartition("\n")[2] if argv[0] == "net" else ""
+            why = f" ({said.strip()})" if said else ""
+            raise Failed(f"{argv[0]} {argv[3]} ended with {done.returncode}{why}")
         return done.stdout
