@@ -20,6 +20,9 @@ from tests.test_node_kills import HANDING_OVER, REJOINING
 
 pytestmark = pytest.mark.mount
 
+JOIN = ["have", "replicate", "become"]
+"""Its steps, as their texts begin."""
+
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Site, Site, Link]]:
@@ -168,6 +171,51 @@ def test_both_sides_are_forced_and_meet(world: tuple[Site, Site, Link]) -> None:
         site.node.run("volume", "check", site.volumes[0])
 
 
+def test_a_join_while_the_partner_steps_back(world: tuple[Site, Site, Link]) -> None:
+    join_again_and_again(world, [("other", point, 1) for point in REJOINING[1:3]])
+
+
+@pytest.mark.soak
+def test_a_join_behind_every_step(world: tuple[Site, Site, Link]) -> None:
+    steps = [("asked", "step", number) for number in range(1, len(JOIN) + 1)]
+    join_again_and_again(world, [*steps, *(("other", point, 1) for point in REJOINING)])
+
+
+def join_again_and_again(
+    world: tuple[Site, Site, Link], points: Iterable[tuple[str, str, int]]
+) -> None:
+    """Each time one takes over by force while both live, and the join is cut at such a point."""
+    other, asked, link = world
+    written: set[str] = set()
+    for number, (whose, point, count) in enumerate(points):
+        link.cut()
+        asked.node.run("failover", "office", *LOSE)
+        wait_until(asked.is_mounted, "it serves")
+        lost, kept = f"lost {number}", f"kept {number}"
+        assert other.write(lost)
+        assert asked.write(kept)
+        link.restore()
+        wait_until(lambda other=other: other.role == "stale", "the lower term ends")
+        wait_until(lambda other=other: not other.is_mounted(), "it serves nothing")
+        walk = Walk(asked, other, ("failback-join", "office"), pauses=100 * number)
+        assert list(map(_action, walk.plan())) == JOIN
+        pauses(walk, asked if whose == "asked" else other, point, count, link.cut)
+        link.restore()
+        again(walk, "active")
+        assert (other.role, asked.role) == ("passive", "active")
+        assert lost in only_in(other, "diverged-")
+        written |= {kept} | walk.written
+        assert asked.records() == written
+        replicates(asked)
+        asked, other = other, asked
+    for site in (asked, other):
+        site.node.run("volume", "check", site.volumes[0])
+
+
+def _action(step: str) -> str:
+    return step.split()[0]
+
+
 def test_an_end_of_which_the_partner_could_not_tell(world: tuple[Site, Site, Link]) -> None:
     a, b, link = world
     walk = Walk(a, b, ("replication", "delete", "office"))
@@ -185,9 +233,12 @@ def test_an_end_of_which_the_partner_could_not_tell(world: tuple[Site, Site, Lin
 
 
 def only_in(site: Site, prefix: str) -> set[str]:
-    """The files that the snapshot of what only this node had has more than the first one."""
+    """The files that the newest snapshot of what only this node had has beside the first one's."""
     (volume,) = site.volumes
-    names = [view["name"] for view in site.node.json("snapshot", "list", volume)]
-    (kept,) = (name for name in names if f"@{prefix}" in name)
-    found = site.node.json("snapshot", "diff", f"{volume}@first", f"@{kept.partition('@')[2]}")
+    kept = [
+        view["name"].partition("@")[2]
+        for view in site.node.json("snapshot", "list", volume)
+        if f"@{prefix}" in view["name"]
+    ]
+    found = site.node.json("snapshot", "diff", f"{volume}@first", f"@{kept[-1]}")
     return {entry["path"] for entry in found}

@@ -27,11 +27,11 @@ LOSE = ("--force", "--lose-unreplicated")
 
 
 def fill(path: Path, files: int, users: int) -> None:
-    """So many files in directories of 1,000, of these users in turn; each has some bytes."""
+    """So many files in directories of 1,000, of these users in turn; some have some bytes."""
     with open_volume(path) as volume:
         volume.setattr(ROOT_INO, mode=0o755)
         for number in range(files):
-            uid = FIRST_UID + number // A_DIRECTORY % users
+            uid = FIRST_UID + number % users
             if number % A_DIRECTORY == 0:
                 place = volume.mkdir(ROOT_INO, b"d%d" % number, 0o755, uid=uid, gid=uid).ino
             mode = stat.S_IFREG | 0o644

@@ -12,6 +12,10 @@ from pathlib import Path
 from candidates import Missing
 from copiers import COPIERS, Cost
 from replicated import DataSet, data_sets
+from workloads import touch_memory
+
+WARM_BYTES = 4 << 30
+"""So much memory a copy may need at most, for both sides of what it copies."""
 
 Figures = dict[str, dict[str, Cost]]
 """By case, then by copier."""
@@ -24,6 +28,7 @@ def measure(home: Path, name: str, data: DataSet) -> dict[str, Cost]:
     with COPIERS[name](home) as copier:
         for case, step in {"initial copy": data.fill, **data.changes}.items():
             copier.change(lambda tree, step=step: step(tree, chance))  # type: ignore[misc]
+            touch_memory(WARM_BYTES)
             costs[case] = copier.update()
     return costs
 
