@@ -78,6 +78,8 @@ class VolumeSource:
 
     def __init__(self, path: Path) -> None:
         self._volume = open_volume(path, Access.READ_ONLY)
+        self._latest: tuple[tuple[str | None, str], Delta] | None = None
+        """The delta that was asked for last: it may know what it consists of."""
 
     @property
     def volume_uuid(self) -> str:
@@ -105,8 +107,11 @@ class VolumeSource:
             yield from _data_batches(delta, after.position)
 
     def _delta(self, base: str | None, target: str) -> Delta:
-        first = Epoch(0) if base is None else self._volume.snapshot(base).epoch
-        return self._volume.delta(first, self._volume.snapshot(target).epoch)
+        if self._latest is None or self._latest[0] != (base, target):
+            first = Epoch(0) if base is None else self._volume.snapshot(base).epoch
+            delta = self._volume.delta(first, self._volume.snapshot(target).epoch)
+            self._latest = (base, target), delta
+        return self._latest[1]
 
     def close(self) -> None:
         self._volume.close()

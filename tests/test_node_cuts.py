@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -195,8 +196,7 @@ def join_again_and_again(
         assert other.write(lost)
         assert asked.write(kept)
         link.restore()
-        wait_until(lambda other=other: other.role == "stale", "the lower term ends")
-        wait_until(lambda other=other: not other.is_mounted(), "it serves nothing")
+        wait_until(partial(_steps_down, other), "the lower term ends")
         walk = Walk(asked, other, ("failback-join", "office"), pauses=100 * number)
         assert list(map(_action, walk.plan())) == JOIN
         pauses(walk, asked if whose == "asked" else other, point, count, link.cut)
@@ -206,10 +206,15 @@ def join_again_and_again(
         assert lost in only_in(other, "diverged-")
         written |= {kept} | walk.written
         assert asked.records() == written
+        asked.node.run("snapshot", "create", f"office@after-{number}")
         replicates(asked)
         asked, other = other, asked
     for site in (asked, other):
         site.node.run("volume", "check", site.volumes[0])
+
+
+def _steps_down(site: Site) -> bool:
+    return site.role == "stale" and not site.is_mounted()
 
 
 def _action(step: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Literal
 
 import msgspec
@@ -28,6 +29,9 @@ from nasfs.volume.view import AsOf
 PAGE = 1000
 
 _WITHOUT_LEAVES = f"leaves = 0 AND nlink > 0 AND (mode & {stat.S_IFMT(0xFFFF)}) = {stat.S_IFREG}"
+
+REMEMBERED = 5_000
+"""A delta of fewer rows and of fewer extents is small."""
 
 SMALL = 256 * 1024
 """Bytes of a file that is read at once."""
@@ -82,6 +86,8 @@ class Delta:
         self._target = target
         self._old = AsOf(store, layers, base) if base else None
         self._new = AsOf(store, layers, target)
+        self._counted: tuple[list[Change], list[ChangedExtent]] | None = None
+        """What a small delta consists of, once it was counted."""
         self._tables: tuple[tuple[Sort, VersionedTable], ...] = (
             ("inode", store.inodes),
             ("dirent", store.dirents),
@@ -101,6 +107,9 @@ class Delta:
 
     def rows(self, after: RowPosition | None = None) -> Iterator[Change]:
         """All changed rows behind a position: first what is, then what is gone."""
+        if self._counted is not None and after is None:
+            yield from self._counted[0]
+            return
         count = len(self._tables)
         stage = 0 if after is None else after.stage
         cursor = None if after is None else (after.epoch, tuple(after.key))
@@ -133,11 +142,16 @@ class Delta:
     ) -> Iterator[Change]:
         width = len(table.spec.key)
         while page := table.gone_between(self._base, self._target, cursor, PAGE):
+            if sort == "inode":
+                self._new.look_ahead([row[_INO] for _, row in page])
             for died, row in page:
                 cursor = (died, row[:width])
-                if sort == "inode" and row[_NLINK] == 0:
-                    continue  # it was never there for the other side
-                if table.get_at(row[:width], self._target) is None:
+                if sort == "inode":
+                    # Without a name it was never there for the other side.
+                    is_gone = row[_NLINK] > 0 and self._new._inode(row[_INO]) is None
+                else:
+                    is_gone = table.get_at(row[:width], self._target) is None
+                if is_gone:
                     yield Change(sort, True, row[:width], RowPosition(stage, *cursor))
 
     def _is_named(self, ino: int) -> bool:
@@ -154,9 +168,7 @@ class Delta:
         From the empty volume SQL can tell most of it; else it costs what changed.
         """
         if self._base:
-            extents = self.extents()
-            rows = sum(1 for _ in self.rows())
-            return rows, sum(extent.stop - extent.start for extent in extents if extent.layer)
+            return self._count_changes()
         target = self._new.epoch
         rows = sum(table.sum_at("1", "1", target) for _, table in self._tables)
         for row in self._store.inodes.scan_at("nlink = 0", (), target):
@@ -168,13 +180,28 @@ class Delta:
             size += sum(extent.stop - extent.start for extent in extents if extent.layer)
         return rows, size
 
+    def _count_changes(self) -> tuple[int, int]:
+        """A small delta is remembered: to look for it twice would take longer than to send it."""
+        rows, extents = self.rows(), self.extents()
+        some_rows, some_extents = list(islice(rows, REMEMBERED)), list(islice(extents, REMEMBERED))
+        if max(len(some_rows), len(some_extents)) < REMEMBERED:
+            self._counted = some_rows, some_extents
+        count = len(some_rows) + sum(1 for _ in rows)
+        everything = chain(some_extents, extents)
+        return count, sum(extent.stop - extent.start for extent in everything if extent.layer)
+
     def extents(self, after: ExtentPosition | None = None) -> Iterator[ChangedExtent]:
         """All changed bytes of files behind a position."""
+        if self._counted is not None and after is None:
+            yield from self._counted[1]
+            return
         cursor: tuple[int, Key] | None = None
         if after is not None:
             # From the very inode on: its extents up to the offset are left out below.
             cursor = (after.born, (after.ino - 1,))
         while page := self._store.inodes.born_between(self._base, self._target, cursor, PAGE):
+            if self._old is not None:
+                self._old.look_ahead([row[_INO] for row in page])
             for row in page:
                 cursor = (row[_BORN], (row[_INO],))
                 if not row[_BLOCKS] and not self._base:

@@ -110,6 +110,11 @@ class VersionedTable:
         ).fetchone()
         return past
 
+    def get_many_at(self, keys: Sequence[int], epoch: int) -> Iterator[RowValues]:
+        """The rows visible at a sealed epoch with these values of the first column of the key."""
+        where = f"{self.spec.key_names[0]} IN (SELECT value FROM json_each(?))"
+        return self.scan_at(where, (json.dumps(keys),), epoch)
+
     def put(self, row: RowValues, stored_born: int | None) -> None:
         """Insert or replace a live row, born in the current epoch.
 
