@@ -28,6 +28,9 @@ MIB = 1 << 20
 SNAPSHOTS = 200
 """How many the overwritten file has been through."""
 
+WARM_BYTES = 256 * MIB
+"""Memory that is touched before a workload, for whoever needs more of it then."""
+
 PATIENCE_S = 5.0
 """How long a server may go on working before it is measured nevertheless."""
 
@@ -109,6 +112,7 @@ class Run:
         self.settle()
         if cold:
             drop_names()
+        touch_memory(WARM_BYTES)  # what goes to a new place needs more of it
         gc.collect()
         gc.disable()
         try:
@@ -119,6 +123,12 @@ class Run:
         finally:
             gc.enable()
         self.operations = operations
+
+
+def touch_memory(size: int) -> None:
+    """A virtual machine's memory is slow at its first use: let that be over."""
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE):
+        pass
 
 
 def drop_names() -> None:
@@ -598,9 +608,3 @@ WORKLOADS: dict[str, Callable[[Run], None]] = {
     "git-clone": clone_repository,
     "git-status": git_status,
 }
-
-
-def touch_memory(size: int) -> None:
-    """A virtual machine's memory is slow at its first use: let that be over."""
-    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE):
-        pass
