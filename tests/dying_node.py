@@ -39,7 +39,7 @@ PAUSE = "pause-at"
 PAUSED = "paused"
 
 POINTS: dict[str, tuple[tuple[Any, str], ...]] = {
-    "step": ((failover, "_agree"), (failover, "_execute")),
+    "step": ((failover, "_agree"), (failover, "execute")),
     "begun": ((failover, "_begin"),),
     "asked": ((agreeing, "ask"),),
     "drain begun": ((yielding, "_check_sends"),),

@@ -3,48 +3,37 @@
 The plan and the number of its next step stand in node.db before a step begins.  Each step ends
 in the same state when it is run again, so a crash at any point loses nothing: the command, given
 again, goes on.  What the partner has to do it is asked (`agreeing`), and does in its own modules
-(`yielding`, `rejoining`).
+(`yielding`, `rejoining`); what this node does alone stands in `steps`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import msgspec
 import trio
 
 from nasfs.errors import Failed, NasError, Refused, Unreachable
-from nasfs.volume import Applier
-from replication.client import peer_status
-from replication.endpoint import GroupStatus, SnapshotRef
-from replication.errors import PeerFailed, RefusedByPeer
+from replication.errors import RefusedByPeer
 from replication.plans import plan_failback, plan_join, plan_rollback, plan_takeover
-from replication.roles import Action, GroupView, Plan, Role, Step, VolumeView
+from replication.roles import Action, GroupView, Plan, Step
 
 from ..coming_back import check_heard
-from ..context import MountPhase, Node
+from ..context import Node
 from ..drills.drills import stop_if_any
-from ..engine import info
-from ..inventory import mount_state
 from ..messages import FailoverRequest, GroupRollback, PlanView, RoleRequest, StepView
-from ..pairing import connect_peer
-from ..receiving.receivers import take_over
-from ..records import ROLLBACK, YIELD, Group, Journal, Replication
+from ..records import ROLLBACK, YIELD, Group, Journal
 from ..sending.replications import ask_if_wanted
-from ..services import Services, begin_mounts, mount_volume
-from ..shares.share_takeover import merge_staged, serve_shares, with_shares
+from ..services import Services
+from ..shares.share_takeover import serve_shares, with_shares
 from ..snapshots import fresh_group_name
 from . import group_rollback
 from .agreeing import PARTNERS, UNDECIDED, agree, call_off
-from .opening import VOLUME_S, find_member, open_member
+from .observing import observe
 from .progress import AGREED, Work, describe, how_to_finish, read_work, still_receives
+from .steps import execute
 from .watch import insist
 from .yielding import take_back
-
-PEER_S = 5.0
-"""So long the partner may take to answer (seconds)."""
 
 
 async def fail_over(services: Services, name: str, request: FailoverRequest) -> PlanView:
@@ -227,7 +216,7 @@ async def _carry_out(
             if work != before:
                 bond.note_in_journal(group.uuid, work.plan.kind, msgspec.msgpack.encode(work))
         else:
-            await _execute(services, group, work, step)
+            await execute(services, group, work, step)
         bond.step_done(group.uuid, number + 1)
         took[number] = trio.current_time() - began
     return work
@@ -315,130 +304,6 @@ async def _give_up_agreed(services: Services, name: str) -> None:
 
 def _asks_to_hand_over(plan: Plan, done: int) -> bool:
     return done < len(plan.steps) and plan.steps[done].action is Action.HAND_OVER
-
-
-def observe(node: Node, group: Group) -> GroupView:
-    """What a planner may know of the group on this node, and from its partner."""
-    volumes = []
-    for row in node.state.members(group.uuid):
-        found = info(node, row)
-        snapshots = found.ancestors if group.role == Role.PASSIVE.value else found.snapshots
-        volumes.append(
-            VolumeView(
-                uuid=row.uuid,
-                name=str(node.state.volume_name(row)),
-                mountpoint=str(node.mountpoint(row)),
-                mounted=mount_state(node, row).phase is MountPhase.MOUNTED,
-                snapshots=tuple(
-                    SnapshotRef(s.guid, s.name, s.time_ns, s.snap_group) for s in snapshots
-                ),
-            )
-        )
-    peer = node.bond.peer()
-    reachable, theirs = _ask_peer(node, group)
-    return GroupView(
-        group=group.name,
-        role=Role(group.role),
-        term=group.term,
-        peer=peer.name if peer else "the partner",
-        peer_reachable=reachable,
-        volumes=tuple(volumes),
-        now_ns=time.time_ns(),
-        theirs=theirs,
-        is_home=bool(group.home),
-    )
-
-
-def _ask_peer(node: Node, group: Group) -> tuple[bool, GroupStatus | None]:
-    """Whether the partner answers, and what it says of the group."""
-    try:
-        with connect_peer(node, timeout_s=PEER_S) as connection:
-            return True, peer_status(connection, group.uuid)
-    except (RefusedByPeer, PeerFailed):
-        return True, None  # it is alive
-    except NasError:
-        return False, None
-
-
-async def _execute(services: Services, group: Group, work: Work, step: Step) -> None:
-    """One step of this node alone.  Running it again ends in the same state."""
-    node = services.node
-    match step.action:
-        case Action.STOP_RECEIVING:
-            for row in node.state.members(group.uuid):
-                stop = partial(take_over, node.places, row.uuid, wait_s=VOLUME_S)
-                await trio.to_thread.run_sync(stop)
-        case Action.ROLL_BACK:
-            await services.run(_roll_back, work, step)
-        case Action.SKIP_INODES:
-            await services.run(_skip_inodes, work, step)
-        case Action.TAKE_OVER:
-            role = Role.ACTIVE if step.peer else Role.FAILED_OVER
-            await services.run(_take_role, group.uuid, role, step.term)
-            await services.run(merge_staged, group.uuid)
-        case Action.REPLICATE:
-            await services.run(_replicate, group, work)
-            now = node.state.find_group(group.uuid)
-            if now is not None and now.role == Role.ACTIVE.value:  # else it could but fail
-                services.replicator.poke()
-        case Action.BECOME_ACTIVE:
-            await services.run(_take_role, group.uuid, Role.ACTIVE, step.term)
-            services.replicator.ask(group.uuid)
-        case Action.MOUNT:
-            mounts = (one for one in work.plan.steps if one.action is Action.MOUNT)
-            begin_mounts(services, [one.volume for one in mounts])
-            await mount_volume(services, node.state.volume_name(find_member(node, step.volume)))
-        case Action.KEEP:
-            async with services.scheduler.scope(group.uuid):
-                await services.run(group_rollback.keep, group, work.plan)
-        case Action.GO_BACK:
-            await services.run(group_rollback.go_back, group, work.plan, step)
-        case Action.SEAL:
-            async with services.scheduler.scope(group.uuid):
-                await services.run(group_rollback.seal, group, work.plan)
-
-
-def _roll_back(node: Node, work: Work, step: Step) -> None:
-    with open_member(node, step.volume) as volume:
-        if step.snapshot is not None:
-            target = volume.snapshot(step.snapshot.guid)
-        else:
-            assert work.drained is not None, "the partner has handed over"
-            last = work.drained.snap_group
-            target = next(s for s in volume.snapshots() if s.snap_group == last)
-        # Not a mere rollback: the unfinished delta, if there is one, is forgotten as well.
-        Applier(volume).reset(target.epoch)
-
-
-def _skip_inodes(node: Node, work: Work, step: Step) -> None:
-    with open_member(node, step.volume) as volume:
-        if work.drained is not None:
-            volume.advance_inode_numbers(work.drained.next_inodes.get(step.volume, 0))
-        else:
-            volume.skip_inode_numbers()
-
-
-def _take_role(node: Node, group_uuid: str, role: Role, term: int) -> None:
-    with node.state.change():
-        group = node.state.find_group(group_uuid)
-        if group is None:
-            raise Refused("the group is no longer here")
-        if (group.role, group.term) != (role.value, term):
-            node.state.change_role(group, role=role.value, term=term)
-
-
-def _replicate(node: Node, group: Group, work: Work) -> None:
-    """The other direction, as it was replicated before."""
-    answer = work.drained or work.rejoined
-    assert answer is not None, "the partner has taken part"
-    terms = answer.terms
-    made = Replication(
-        group.uuid, terms.pool, terms.provision, terms.max_snapshots, terms.compression, 0,
-        terms.priority, terms.rate, terms.windows, terms.max_lag_s, terms.rpo_s,
-        lanes=terms.lanes, encryption=terms.encryption,
-    )  # fmt: skip
-    if node.bond.replication(group.uuid) is None:
-        node.bond.add_replication(made, dict(terms.names))
 
 
 def view_of(work: Work, done: int, took: Mapping[int, float] = {}) -> PlanView:

@@ -24,8 +24,8 @@ from ..shares.identities import identity_check
 from ..shares.share_files import Server, ShareFile, share_files
 from ..shares.share_servers import run_tool
 from ..words import render_size
-from .failover import observe
 from .loss import Word, ask, last_word
+from .observing import observe
 from .progress import describe
 from .readiness_messages import CheckView, LastTestView, LossView, ReadinessView
 
