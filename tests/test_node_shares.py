@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from nasfs.errors import Refused
-from nasfs.node.context import Node
+from nasfs.node.context import MountPhase, MountState, Node
 from nasfs.node.places import Places
 from nasfs.node.shares.share_files import HEAD, HostDisk, Server, replace_file, share_files
-from nasfs.node.shares.sharing import activate
+from nasfs.node.shares.sharing import activate, standings
 from sharecfg.exports import parse_exports
 from sharecfg.ganesha import parse_ganesha
 from sharecfg.samba import parse_samba
@@ -166,6 +166,23 @@ def test_a_share_is_served_only_while_its_volume_is_mounted(node: SharingNode) -
     node.run("volume", "unmount", "tank/home")
     wait_until(lambda: node.smb_names() == [], "it is not served")
     assert "shared as office" in node.fails(3, "volume", "destroy", "tank/home", "--lose-data")
+
+
+@pytest.mark.mount
+def test_a_daemon_that_begins_goes_on_serving_what_is_really_mounted(
+    node: SharingNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.volume("tank/home")
+    node.run("share", "add", "office", "tank/home", "--smb", "on")
+    with Node.open(Places(node.root)) as inside:
+        (row,) = inside.state.volumes()
+        inside.mounts[row.uuid] = MountState(MountPhase.STARTING)
+        (standing,) = standings(inside, inside.shares.all())
+        assert standing.state == "served"
+        answers = MountState(MountPhase.MOUNTED, os.getpid(), mountpoint=str(tmp_path))
+        monkeypatch.setattr("nasfs.node.shares.sharing.running_mount", lambda *_: answers)
+        (standing,) = standings(inside, inside.shares.all())
+        assert standing.state == "its volume is not mounted"
 
 
 @pytest.mark.mount

@@ -84,13 +84,15 @@ def test_what_would_be_lost(pair: Pair) -> None:
     assert "is asked where the group is passive" in b.fails(3, "readiness", "office")
 
 
-def test_the_active_node_is_asked_now_and_then(pair: Pair) -> None:
+def test_what_a_failover_needs_is_asked_and_counted_ahead(pair: Pair) -> None:
     pair.replicate("one")
     pair.b.stop()
     pair.b.start()  # the first time it asks is when it starts
     with Node.open(Places(pair.b.root)) as node:
         group = node.state.group("office").uuid
         wait_until(lambda: node.drills.heard(group), "the partner is asked")
+        counted = "SELECT count(*) FROM identity_count"
+        wait_until(lambda: node.database.row(counted) == (2,), "whose the files are is counted")
 
 
 def test_what_is_in_the_way(pair: Pair) -> None:
