@@ -173,6 +173,8 @@ def test_a_group_rollback_survives_a_kill_behind_every_step(tmp_path: Path) -> N
         work.write("late")  # volumes are mounted all the time
         a.node.start()
         assert "rollback is not finished" in a.node.fails(3, "snapshot", "create", "office@no")
+        held = a.node.fails(3, "snapshot", "destroy", "tank/work@first")
+        assert "is held by rollback" in held
         assert "not finished" in a.node.fails(3, "rollback", "office@second")
         called_off = a.node.fails(3, "failover", "office", "--call-off")
         assert "too late" in called_off
@@ -190,7 +192,8 @@ def test_a_group_rollback_survives_a_kill_behind_every_step(tmp_path: Path) -> N
         inside = work.mountpoint / ".snapshots" / late.partition("@")[2]
         assert {path.name for path in inside.iterdir()} == {"second", "late"}
         a.node.run("replication", "run", "office", "--wait")
-        a.node.run("snapshot", "destroy", "tank/home@second")  # nothing holds it any more
+        for name in ("second", "first"):  # nothing holds them any more
+            a.node.run("snapshot", "destroy", f"tank/home@{name}")
         b.node.run("failover", "office")
         assert b.records() == set()
 
