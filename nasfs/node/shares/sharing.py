@@ -22,8 +22,9 @@ from sharecfg.ports import with_ports
 from sharecfg.samba import parse_samba, render_samba
 
 from ..coming_back import why_it_waits
-from ..context import MountPhase, Node
-from ..inventory import WRITABLE_ROLES, is_yielding, mount_state, running_mount
+from ..context import MountPhase, MountState, Node
+from ..inventory import WRITABLE_ROLES, is_yielding, running_mount
+from ..records import VolumeRow
 from .ganeshas import Wanted, are_as, recovery_of, settle, telling
 from .share_files import HEAD, Disk, Server, ShareFile, read_text, replace_file, share_files
 from .share_servers import check_text, reload
@@ -97,10 +98,7 @@ def _standing(node: Node, share: Share, theirs: Foreign) -> Standing:
     row = node.state.find_volume(share.volume)
     if row is None:
         return Standing(share, "", "its volume is not here")
-    mount = mount_state(node, row)
-    if mount.phase is MountPhase.STARTING:  # a daemon that has just begun: who served goes on
-        found = running_mount(node, row)
-        mount = found if found is not None and _is_there(found.mountpoint) else mount
+    mount = _mount(node, row)
     mountpoint = mount.mountpoint or str(node.mountpoint(row))
     try:
         path = Placed(share, mountpoint).path
@@ -121,8 +119,22 @@ def _standing(node: Node, share: Share, theirs: Foreign) -> Standing:
     return Standing(share, path, "served", frozenset(taken), mount.pid)
 
 
+def _mount(node: Node, row: VolumeRow) -> MountState:
+    """As the supervisor knows it; where it does not yet, what is there counts.
+
+    So whoever served when a daemon begins goes on.  But a mount process answers before it is
+    mounted, and the bare directory is not to be served.
+    """
+    known = node.mounts.get(row.uuid)
+    if known is not None and known.phase not in (MountPhase.STARTING, MountPhase.UNMOUNTED):
+        return known
+    found = running_mount(node, row)
+    if found is None or not _is_there(found.mountpoint):
+        return MountState()
+    return found
+
+
 def _is_there(mountpoint: str) -> bool:
-    """A mount process answers before it is mounted: the bare directory is not to be served."""
     mount = find_mount(resolve(Path(mountpoint)))
     return mount is not None and not is_dead(mount)
 
