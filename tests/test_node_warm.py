@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from nasfs.errors import Failed
 from nasfs.node.context import Node
 from nasfs.node.places import Places
+from nasfs.node.receiving import hatchery, listener
 from nasfs.node.records import Group
 from nasfs.node.sending import senders
 from nasfs.node.sending.orders import Order
@@ -166,3 +168,34 @@ async def test_a_process_that_ended_while_it_waited_is_replaced(idle: Node) -> N
             await is_gone(pid)
         assert await processes.once("g") != pid
         nursery.cancel_scope.cancel()
+
+
+async def test_a_process_that_cannot_be_started_is_told(
+    idle: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senders, "command", lambda *words: ["/no/such/program"])
+    async with trio.open_nursery() as nursery:
+        processes = Processes(Senders(idle, nursery))
+        with pytest.raises(Failed, match="no send process can be started: No such file"):
+            await processes.once("g")
+
+
+@pytest.mark.parametrize("program", ["false", "/no/such/program"])
+async def test_a_connection_that_nobody_can_serve_is_closed_and_the_next_one_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    nest, limiter = hatchery.Hatchery(Places(tmp_path)), trio.CapacityLimiter(1)
+    with monkeypatch.context() as patch:  # as if it were killed as soon as it is there
+        patch.setattr(hatchery, "command", lambda *words: [program])
+        for _ in range(2):
+            ours, theirs = trio.socket.socketpair()
+            with ours, trio.fail_after(30):
+                await listener._serve(nest, limiter, trio.SocketStream(theirs))
+                assert await ours.recv(1) == b""
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        child = await nest.hatch(theirs)
+        assert child is not None
+        await child.wait()
+        child.close()
+    await nest.close()

@@ -26,17 +26,26 @@ class Hatchery:
         self._parent: Child | None = None
 
     async def hatch(self, connection: trio.socket.SocketType) -> Child | None:
-        """A process that serves the connection; None: it has ended already."""
+        """A process that serves the connection; None: it has ended already.
+
+        Raises:
+            OSError: a new process cannot be started, or was killed at once.
+        """
         async with self._lock:
             if self._line is not None:
                 try:
                     return await self._ask(self._line, connection)
                 except OSError:  # it was killed
                     await self.close()
-            return await self._ask(await self._start(), connection)
+            try:
+                return await self._ask(await self._start(), connection)
+            except OSError:
+                await self.close()
+                raise
 
     async def _start(self) -> trio.socket.SocketType:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._line = trio.socket.from_stdlib_socket(ours)
         with theirs:
             process = await trio.lowlevel.open_process(
                 command(MODULE, self._places),
@@ -46,7 +55,6 @@ class Hatchery:
                 start_new_session=True,
             )
         self._parent = Child(process.pid, process)
-        self._line = trio.socket.from_stdlib_socket(ours)
         return self._line
 
     async def _ask(

@@ -59,7 +59,11 @@ async def _serve(
         return
     try:
         with stream.socket as connection:
-            child = await hatchery.hatch(connection)
+            try:
+                child = await hatchery.hatch(connection)
+            except OSError as exc:  # whoever connected tries again
+                log.error("a connection is dropped, nobody can serve it: %s", exc)
+                return
         if child is not None:
             await _await_end(child)
     finally:

@@ -7,6 +7,8 @@ import time
 import msgspec
 import trio
 
+from nasfs.errors import Failed
+
 from ..context import Node
 from .attempts import Attempts, Memory
 from .reports import Both, Done, Failure, Held, Running, read_report
@@ -112,12 +114,15 @@ class Replicator:
             return Failure(f"the group is {group.role if group else 'gone'}", exit_code=3)
         assert self._senders is not None
         order = msgspec.structs.replace(sending.order, rebase=attempts.rebasing > 0)
-        sender = await self._senders.begin(group, order)
-        outcome = await self._hear(sender, group_uuid, attempts, sending)
-        if outcome is None and sender.kept and attempts.running is None and not sending.stopped:
-            # It had ended while it waited.
+        try:
             sender = await self._senders.begin(group, order)
             outcome = await self._hear(sender, group_uuid, attempts, sending)
+            if outcome is None and sender.kept and attempts.running is None and not sending.stopped:
+                # It had ended while it waited.
+                sender = await self._senders.begin(group, order)
+                outcome = await self._hear(sender, group_uuid, attempts, sending)
+        except Failed as exc:
+            return Failure(str(exc), transient=True)
         if sending.stopped and not isinstance(outcome, Done):
             return Held(sending.stopped)
         return outcome or Failure(f"the send process {sender.child.ending()}", transient=True)

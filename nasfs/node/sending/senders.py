@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import trio
 
+from nasfs.errors import Failed
+
 from ..children import Child, command, environment
 from ..context import Node
 from ..records import Group
@@ -74,7 +76,11 @@ class Senders:
         """By group (UUID), in the order in which they began to wait."""
 
     async def begin(self, group: Group, order: Order) -> Sender:
-        """A process that sends that group: the one that waits for it, else a new one."""
+        """A process that sends that group: the one that waits for it, else a new one.
+
+        Raises:
+            Failed: none can be started now.
+        """
         kept = self._kept.pop(group.uuid, None)
         if kept is not None:
             kept.waits.cancel()
@@ -95,14 +101,17 @@ class Senders:
         return True
 
     async def _start(self, group: Group, order: Order) -> Sender:
-        process = await trio.lowlevel.open_process(
-            command(MODULE, self._node.places, group.name, write_order(order).decode()),
-            stdin=subprocess.PIPE,  # its orders; its end tells the child that we are gone
-            stdout=subprocess.PIPE,
-            env=environment(),
-            cwd="/",
-            start_new_session=True,
-        )
+        try:
+            process = await trio.lowlevel.open_process(
+                command(MODULE, self._node.places, group.name, write_order(order).decode()),
+                stdin=subprocess.PIPE,  # its orders; its end tells the child that we are gone
+                stdout=subprocess.PIPE,
+                env=environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as exc:  # memory, processes or descriptors are short
+            raise Failed(f"no send process can be started: {exc.strerror}") from exc
         return Sender(Child(process.pid, process), process)
 
     def keep(self, group_uuid: str, sender: Sender) -> None:
