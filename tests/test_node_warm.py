@@ -180,13 +180,15 @@ async def test_a_process_that_cannot_be_started_is_told(
             await processes.once("g")
 
 
-@pytest.mark.parametrize("program", ["false", "/no/such/program"])
+@pytest.mark.parametrize("words", [["false"], ["/no/such/program"], ["sleep", "1000"]])
 async def test_a_connection_that_nobody_can_serve_is_closed_and_the_next_one_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     nest, limiter = hatchery.Hatchery(Places(tmp_path)), trio.CapacityLimiter(1)
-    with monkeypatch.context() as patch:  # as if it were killed as soon as it is there
-        patch.setattr(hatchery, "command", lambda *words: [program])
+    with monkeypatch.context() as patch:  # as if it were killed or hung as soon as it is there
+        patch.setattr(hatchery, "command", lambda *_: words)
+        patch.setattr(hatchery, "ANSWER_S", 0.2)
+        patch.setattr(hatchery, "END_S", 0.2)
         for _ in range(2):
             ours, theirs = trio.socket.socketpair()
             with ours, trio.fail_after(30):

@@ -12,6 +12,8 @@ from ..places import Places
 from .receive import NUMBER_BYTES
 from .receivers import MODULE
 
+ANSWER_S = 30.0
+"""So long it may take to fork (seconds)."""
 END_S = 10.0
 """So long it may take to end by itself (seconds)."""
 
@@ -60,8 +62,10 @@ class Hatchery:
     async def _ask(
         self, line: trio.socket.SocketType, connection: trio.socket.SocketType
     ) -> Child | None:
-        """Raises OSError if nobody is there any more."""
-        with trio.CancelScope(shield=True):  # else an answer would be taken for the next one's
+        """Raises OSError if nobody is there any more, or whoever is hangs."""
+        answer = b""
+        # Shielded: else an answer would be taken for the next one's.
+        with trio.move_on_after(ANSWER_S, shield=True):
             await line.sendmsg([b"\0"], [_descriptor(connection.fileno())])
             answer, extra, _, _ = await line.recvmsg(
                 NUMBER_BYTES, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
