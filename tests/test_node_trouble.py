@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,33 @@ def test_a_full_disk_there_is_told_and_waited_for(pair: Pair, small_disk: Path) 
     a.run("replication", "run", "second", "--wait")
     assert b.json("replication", "reception", "second")["newest"] == "two"
     assert a.nasfs("replication", "verify", "second").returncode == 0
+
+
+def test_a_full_disk_of_the_state_is_told_and_outlived(tmp_path: Path, small_disk: Path) -> None:
+    node = NodeWorld(small_disk / "a", "a")
+    try:
+        node.start()
+        node.run("pool", "create", "tank", str(tmp_path / "pool"))
+        node.volume("tank/home")
+        node.run("group", "create", "office", "tank/home")
+        node.run("snapshot", "create", "office@before")
+        assert node.json("status")["attention"] == []
+        fill = small_disk / "fill"
+        with suppress(OSError), fill.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        (said,) = node.json("status")["attention"]
+        assert said.startswith(f"the disk of {node.root}/var/lib/nasfs has 0B left")
+        done = node.nasfs("snapshot", "create", "office@full")
+        there = [view["name"] for view in node.json("snapshot", "list", "tank/home")]
+        assert ("tank/home@full" in there) == (done.returncode == 0), done.stderr
+        fill.unlink()
+        assert node.json("status")["attention"] == []
+        node.run("snapshot", "create", "office@after")
+        assert node.daemon is not None
+        assert node.daemon.poll() is None
+    finally:
+        node.close()
 
 
 def test_another_version_there_is_told(

@@ -248,6 +248,12 @@ class Database:
                 raise
             self._sql.execute("COMMIT")
 
+    @property
+    def is_changing(self) -> bool:
+        """Whether a transaction is open: then what fails makes the whole of it fail."""
+        with self._lock:
+            return self._sql.in_transaction
+
     def do(self, sql: str, *values: Any) -> int:
         """One statement; how many rows it changed."""
         with self._lock, self._translated():

@@ -6,6 +6,7 @@ compare-and-set on the group's term: whoever comes second learns it, and nothing
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 import uuid
@@ -18,6 +19,8 @@ from nasfs.errors import Failed, NasError, Refused
 from .database import Database
 from .records import Event, Group, Pool, VolumeRow
 from .words import VolumeName
+
+log = logging.getLogger(__name__)
 
 EVENTS_KEPT = 10_000
 _VOLUME = "uuid, pool, name, mountpoint, wanted, coalesce(grp, '')"
@@ -232,15 +235,25 @@ class State:
     # events
 
     def note(self, actor: str, kind: str, subject: str, detail: str = "") -> None:
-        """Remember who did what."""
-        with self.change():
-            self.database.do(
-                "INSERT INTO event (time_ns, actor, kind, subject, detail) VALUES (?, ?, ?, ?, ?)",
-                time.time_ns(), actor, kind, subject, detail,
-            )  # fmt: skip
-            self.database.do(
-                "DELETE FROM event WHERE number <= (SELECT max(number) FROM event) - ?", EVENTS_KEPT
-            )
+        """Remember who did what.
+
+        By itself, what can't be written is only logged: it has happened, and is no failure.
+        """
+        try:
+            with self.change():
+                self.database.do(
+                    "INSERT INTO event (time_ns, actor, kind, subject, detail)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    time.time_ns(), actor, kind, subject, detail,
+                )  # fmt: skip
+                self.database.do(
+                    "DELETE FROM event WHERE number <= (SELECT max(number) FROM event) - ?",
+                    EVENTS_KEPT,
+                )
+        except Failed as exc:
+            if self.database.is_changing:
+                raise
+            log.error("%s of %s (%s) is not among the events: %s", kind, subject, detail, exc)
 
     def events(self, after: int = 0, limit: int = 200) -> list[Event]:
         """The newest *limit* events with a number above *after*, oldest first."""

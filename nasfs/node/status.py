@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import nasfs
 
-from . import groups, inventory, pairing
+from . import disks, groups, inventory, pairing
 from .context import MountPhase, Node
 from .drills import drills
 from .messages import EventView, GroupView, ReplicationView, StatusView, VolumeView, when
@@ -32,6 +32,7 @@ def status_view(node: Node, replicator: Replicator, scheduler: Scheduler) -> Sta
         schedules=policies,
         attention=(
             *_attention(volumes, group_views, sends),
+            *disks.attention(node),
             *schedules.attention(policies),
             *share_travel.attention(node),
             *merges.attention(node),

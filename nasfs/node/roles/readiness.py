@@ -13,6 +13,7 @@ from replication.roles import GroupView, SnapGroup
 from sharecfg.model import Share
 
 from ..context import Node
+from ..disks import LITTLE_BYTES
 from ..drills.drills import came_up
 from ..inventory import volume_view
 from ..messages import when
@@ -29,8 +30,8 @@ from .observing import observe
 from .progress import describe
 from .readiness_messages import CheckView, LastTestView, LossView, ReadinessView
 
-SPACE = (256 << 20, 0.05)
-"""A disk with less free is a problem; with a smaller part of it free, a warning."""
+SCARCE = 0.05
+"""A disk of which a smaller part is free gets a warning."""
 INODES = 1000
 
 
@@ -152,11 +153,11 @@ def _check_space(name: str, path: Path, checks: _Checks) -> None:
     free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
     told = f"{render_size(free)} of {render_size(size)} are free"
     what = f"{name}'s disk"
-    if free < SPACE[0]:
+    if free < LITTLE_BYTES:
         checks.problem(what, told)
     elif found.f_files and found.f_favail < INODES:
         checks.problem(what, f"{found.f_favail} more files can be made on it")
-    elif free < SPACE[1] * size:
+    elif free < SCARCE * size:
         checks.warning(what, told)
     else:
         checks.ok(what, told)
