@@ -109,6 +109,6 @@ def test_64_groups_and_a_group_of_64_volumes(pair: Pair) -> None:
         for group in (*groups, "wide"):
             wait_until(partial(has, a, group, round_), f"{group}@{round_}", deadline_s=300)
     assert client.get(replication_url("wide"), ReplicationView).reason == ""
-    assert len(processes_of(a, SENDER)) <= 4  # the others have ended
+    wait_until(lambda: len(processes_of(a, SENDER)) <= 4, "the others have ended")
     for number in range(MANY):
         assert check_volume(b.root / f"pool/w{number}") == []

@@ -159,6 +159,21 @@ async def test_few_processes_wait_and_none_for_ever(
             await is_gone(pid)
 
 
+async def test_few_processes_wait_although_many_are_through_at_once(idle: Node) -> None:
+    async with trio.open_nursery() as nursery:
+        waiting = Senders(idle, nursery)
+        groups = [Group(str(n), str(n), "active", 1) for n in range(senders.MAX_KEPT + 3)]
+        begun = [await waiting.begin(group, Order()) for group in groups]
+        for group, sender in zip(groups, begun, strict=True):  # nobody else has a turn meanwhile
+            waiting.keep(group.uuid, sender)
+        with trio.fail_after(30):
+            for sender in begun[:3]:
+                await is_gone(sender.child.pid)
+        assert await waiting.begin(groups[-1], Order()) is begun[-1]
+        waiting.keep(groups[-1].uuid, begun[-1])
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_process_that_ended_while_it_waited_is_replaced(idle: Node) -> None:
     async with trio.open_nursery() as nursery:
         processes = Processes(Senders(idle, nursery))

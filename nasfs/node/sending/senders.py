@@ -118,8 +118,10 @@ class Senders:
         """It has sent everything: it waits for more."""
         kept = self._kept[group_uuid] = _Kept(sender)
         self._nursery.start_soon(self._wait, group_uuid, kept)
-        if len(self._kept) > MAX_KEPT:
-            next(iter(self._kept.values())).waits.cancel()
+        # Those that were told to end may be here still: several are kept at a time.
+        waiting = [one for one in self._kept.values() if not one.waits.cancel_called]
+        for one in waiting[:-MAX_KEPT]:
+            one.waits.cancel()
 
     async def _wait(self, group_uuid: str, kept: _Kept) -> None:
         try:
