@@ -18,8 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from candidates import CANDIDATES, MKFS, PACKAGES, USUAL, Candidate, Missing, Storage
+from machine import touch_memory
 from report import OURS, Figure, Pick, Table, cost
-from workloads import WORKLOADS, Run, Skipped, touch_memory
+from workloads import WORKLOADS, Run, Skipped
 
 GIB = 1 << 30
 IMAGE = 16 * GIB

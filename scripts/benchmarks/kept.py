@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 
 from filesystems import roomy_directory, rotated, say
-from workloads import touch_memory
+from machine import touch_memory
 
 from nasfs.fuse.control import ControlClient
 from nasfs.fuse.mount import mount_in_background, unmount

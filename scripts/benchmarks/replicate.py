@@ -11,8 +11,8 @@ from pathlib import Path
 
 from candidates import Missing
 from copiers import COPIERS, Cost
+from machine import touch_memory
 from replicated import DataSet, data_sets
-from workloads import touch_memory
 
 WARM_BYTES = 4 << 30
 """So much memory a copy may need at most, for both sides of what it copies."""

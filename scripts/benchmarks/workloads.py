@@ -10,7 +10,6 @@ and the content of the files that it stands on, stays: how fast disks are is not
 from __future__ import annotations
 
 import gc
-import mmap
 import os
 import random
 import shutil
@@ -21,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from machine import drop_names, touch_memory
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -123,17 +124,6 @@ class Run:
         finally:
             gc.enable()
         self.operations = operations
-
-
-def touch_memory(size: int) -> None:
-    """A virtual machine's memory is slow at its first use: let that be over."""
-    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE):
-        pass
-
-
-def drop_names() -> None:
-    """The kernel forgets names and attributes that nobody uses, of all file systems."""
-    Path("/proc/sys/vm/drop_caches").write_text("2")
 
 
 def drop_content(path: str | Path) -> None:
