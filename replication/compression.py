@@ -4,13 +4,16 @@
 is scarce, and there is time to make them smaller.  If the link has to wait for one that is still
 being compressed, the processors are scarce.  If neither is so, nobody waits for compression and
 nothing would be won by another level.  Where the processors are scarce at the quickest level,
-frames go as they are, for as long as that is sooner.
+frames go as they are, for as long as that is sooner: what a byte took lately is compared, by the
+median, because single measurements tell more of the disk that was just synced at the other end.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from enum import Enum
+from statistics import median
 from typing import Final
 
 import zstandard
@@ -23,8 +26,11 @@ HIGHEST_LEVEL: Final = 9
 """Where `auto` begins, and between what it moves.  Level 1 is hardly quicker than 2."""
 WORTH_IT: Final = 1.25
 """Frames as they are have to take so many times as long as compressed ones."""
+REMEMBERED: Final = 5
+"""Of each kind, so many measurements are compared; before there are as many, nothing is given up
+again."""
 TRUSTED: Final = 32
-"""What frames as they are took is believed for so many decisions."""
+"""That frames as they are were slower is believed for so many decisions."""
 
 FRAMES_A_DECISION: Final = 8
 SCARCE: Final = 0.5
@@ -74,11 +80,12 @@ class Depth:
         self._seen: list[Scarce] = []
         self._size = 0
         self._seconds = 0.0
-        self._packed_s = 0.0
+        self._packed: deque[float] = deque(maxlen=REMEMBERED)
         """What a byte took lately, from one end to the other, at the lowest level (seconds)."""
-        self._plain_s = 0.0
-        """The same without compression, `_age` decisions ago."""
-        self._age = TRUSTED
+        self._plain: deque[float] = deque(maxlen=REMEMBERED)
+        """The same without compression, since that was begun."""
+        self._distrust = 0
+        """For so many decisions more, frames are not sent as they are: that was slower."""
 
     def begin(self) -> None:
         """A delta begins; most are small, and sooner gone if they are compressed."""
@@ -101,19 +108,27 @@ class Depth:
         self._seconds += seconds
 
     def _decide(self) -> None:
-        a_byte = self._seconds / self._size if self._size else 0.0
-        if self.level == 0:
-            self._plain_s, self._age = a_byte, 0
-            if self._plain_s > WORTH_IT * self._packed_s:
-                self.level = LOWEST_LEVEL
+        if not self._size:
+            self.level = max(LOWEST_LEVEL, next_level(self.level, self._seen))
             return
-        self._age += 1
-        self._packed_s = a_byte
-        known_slower = self._age <= TRUSTED and self._plain_s > WORTH_IT * a_byte
-        if self.level == LOWEST_LEVEL and _says(Scarce.PROCESSOR, self._seen):
-            self.level = 0 if a_byte and not known_slower else LOWEST_LEVEL
-        else:
-            self.level = next_level(self.level, self._seen)
+        a_byte = self._seconds / self._size
+        if self.level == 0:
+            self._plain.append(a_byte)
+            if len(self._plain) == REMEMBERED and self._is_slower():
+                self.level, self._distrust = LOWEST_LEVEL, TRUSTED
+            return
+        self._distrust = max(0, self._distrust - 1)
+        if self.level == LOWEST_LEVEL:
+            self._packed.append(a_byte)
+            if _says(Scarce.PROCESSOR, self._seen) and not self._distrust:
+                self.level = 0
+                self._plain.clear()
+                return
+        self.level = next_level(self.level, self._seen)
+
+    def _is_slower(self) -> bool:
+        """Without compression."""
+        return median(self._plain) > WORTH_IT * median(self._packed)
 
 
 class Compressor:
@@ -122,12 +137,18 @@ class Compressor:
     def __init__(self) -> None:
         self._contexts: dict[int, zstandard.ZstdCompressor] = {}
 
-    def compress(self, data: Buffer, level: int) -> bytes | None:
-        """The zstandard frame; None if it is not worth it, which a sample tells early."""
-        if len(data) >= SAMPLE_FROM and not _pays(self._context(1), _sample(data)):
+    def compress(self, parts: Sequence[Buffer], level: int) -> bytes | None:
+        """The zstandard frame; None if it is not worth it, which a sample tells early.
+
+        Args:
+            parts: one behind the other; they are put together only if that is worth it.
+        """
+        size = sum(map(len, parts))
+        if size >= SAMPLE_FROM and not _pays(self._context(1), _sample(max(parts, key=len))):
             return None
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
         packed = self._context(level).compress(data)
-        return packed if _saves(len(packed), len(data)) else None
+        return packed if _saves(len(packed), size) else None
 
     def _context(self, level: int) -> zstandard.ZstdCompressor:
         if level not in self._contexts:

@@ -211,7 +211,7 @@ def pack(
     if length > MAX_PAYLOAD:
         raise LocalProtocolError(f"{kind.name} payload of {length} bytes")
     if compressor is not None and level and kind in COMPRESSIBLE and length >= _WORTH_COMPRESSING:
-        packed = compressor.compress(parts[0] if len(parts) == 1 else b"".join(parts), level)
+        packed = compressor.compress(parts, level)
         if packed is not None:
             return join_frame(kind, (packed,), Flag.ZSTD)
     return join_frame(kind, parts)

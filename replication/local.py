@@ -30,6 +30,7 @@ from nasfs.volume import (
 )
 from nasfs.volume.apply import Piece
 from nasfs.volume.delta import Change
+from nasfs.volume.sync_ahead import SyncAhead
 
 from .endpoint import (
     Amount,
@@ -208,6 +209,7 @@ class VolumeSink:
     def __init__(self, path: Path) -> None:
         self._volume = open_volume(path)
         self._applier = Applier(self._volume)
+        self._ahead = SyncAhead(self._volume)
 
     @property
     def volume(self) -> Volume:
@@ -232,6 +234,7 @@ class VolumeSink:
         return None if stored is None else msgspec.msgpack.decode(stored, type=Progress)
 
     def begin(self, progress: Progress) -> None:
+        self._ahead.finish()
         base = None if progress.base is None else self._volume.snapshot(progress.base).epoch
         if base is None and self._volume.snapshots():
             raise Refused(
@@ -266,6 +269,7 @@ class VolumeSink:
         self._applier.write_many(pieces)
         if position != len(body):
             raise RemoteProtocolError("a data batch is longer than its extents")
+        self._ahead.wrote(len(body))
 
     def _apply_rows(self, kind: type, rows: list[Any]) -> None:
         """Rows of one kind."""
@@ -293,11 +297,14 @@ class VolumeSink:
 
     def commit(self, progress: Progress) -> None:
         self._applier.set_progress(msgspec.msgpack.encode(progress))
+        self._ahead.finish()
         self._volume.commit()
+        self._ahead.committed()
         self._volume.reclaim_step(RECLAIM_A_COMMIT)
 
     def seal(self, target: SnapshotRef, along: Callable[[Snapshot], None] | None = None) -> None:
         """*along*: see `Volume.seal`."""
+        self._ahead.finish()
         self._applier.seal(
             target.name,
             guid=target.guid,
@@ -305,8 +312,10 @@ class VolumeSink:
             snap_group=target.snap_group,
             along=along,
         )
+        self._ahead.committed()
 
     def close(self) -> None:
+        self._ahead.close()
         if self._volume.changed:
             self._volume.abandon()
         else:

@@ -366,7 +366,7 @@ class TlsStream:
             wants = select.POLLIN
             with self._lock:
                 try:
-                    count = self._sock.recv_into(buffer)
+                    count = self._take(buffer)
                     self.received += count
                     self._heard = self._clock()
                     return buffer[:count]
@@ -381,6 +381,23 @@ class TlsStream:
             if wait is not None:
                 return None
             raise PeerUnreachable(self.peer, f"nothing for {self.timeout:g} seconds")
+
+    def _take(self, buffer: memoryview) -> int:
+        """As much as is there; raises if that is nothing yet.
+
+        TLS gives a record at a time, 16 KiB: a turn of everything around this for each would take
+        longer than decrypting it.
+        """
+        count = self._sock.recv_into(buffer)
+        while 0 < count < len(buffer):
+            try:
+                more = self._sock.recv_into(buffer[count:])
+            except OSError:  # nothing more yet; what is broken will say so again
+                break
+            if not more:
+                break
+            count += more
+        return count
 
     def _wait(self, wants: int, seconds: float) -> bool:
         poll = select.poll()

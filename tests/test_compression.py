@@ -15,6 +15,7 @@ from replication.compression import (
     FRAMES_A_DECISION,
     HIGHEST_LEVEL,
     LOWEST_LEVEL,
+    REMEMBERED,
     SAMPLE_FROM,
     TRUSTED,
     Compressor,
@@ -70,10 +71,15 @@ def test_frames_go_as_they_are_for_as_long_as_that_is_sooner() -> None:
     assert decide(depth, P, 4) == 0
     for _ in range(100):
         assert decide(depth, L, 4) == 0, "it is no slower"
+    for _ in range(REMEMBERED // 2):
+        assert decide(depth, L, 40) == 0, "that may have been the other end's disk"
     assert decide(depth, L, 9) == LOWEST_LEVEL
-    for _ in range(TRUSTED):
+    for _ in range(TRUSTED - 1):
         assert decide(depth, P, 4) == LOWEST_LEVEL, "without compression it was slower"
     assert decide(depth, P, 4) == 0, "the link may have become faster"
+    for _ in range(REMEMBERED - 1):
+        assert decide(depth, L, 9) == 0, "too little is known of it"
+    assert decide(depth, L, 9) == LOWEST_LEVEL
     depth.begin()
     assert depth.level == LOWEST_LEVEL, "the next delta may be small"
     off = Depth(0)
@@ -101,13 +107,13 @@ def test_noise_is_told_by_a_sample_and_not_compressed(monkeypatch: pytest.Monkey
         return context(level)
 
     monkeypatch.setattr(compressor, "_context", noting)
-    assert compressor.compress(noise, 9) is None
+    assert compressor.compress((b"head", noise), 9) is None
     assert levels == [1]
     half = noise[:SAMPLE_FROM] + bytes(SAMPLE_FROM)
-    packed = compressor.compress(half, 9)
+    packed = compressor.compress((b"head", half), 9)
     assert packed is not None
     assert levels[-1] == 9
-    assert zstandard.ZstdDecompressor().decompress(packed) == half
+    assert zstandard.ZstdDecompressor().decompress(packed) == b"head" + half
     assert len(packed) < len(half) * 0.6
 
 

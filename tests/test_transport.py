@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from replication.errors import (
     VersionMismatch,
 )
 from replication.session import Side
-from replication.transport import Credentials, accept, connect, parse_address
+from replication.transport import Credentials, TlsStream, accept, connect, parse_address
 from replication.wire import (
     PROTOCOL,
     Begin,
@@ -277,6 +278,34 @@ def test_a_sender_stuck_in_a_full_pipe_gives_up(pair: Pair, stranger: Node) -> N
         assert isinstance(error, PeerUnreachable)
         stream.close()
         accepted[0].close()  # type: ignore[attr-defined]
+
+
+def test_all_that_has_come_is_taken_at_once(pair: Pair) -> None:
+    """Not a record of TLS at a time, which is 16 KiB at most; and the end is told afterwards."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far: list[TlsStream] = []
+
+        def serve() -> None:
+            far.append(accept(listener.accept()[0], pair.b.credentials, None))
+
+        server = threading.Thread(target=serve)
+        server.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        stream = connect(address, None, pair.b.identity.certificate)
+        server.join()
+        data = bytes(range(256)) * 256
+        far[0].send(data)
+        far[0].close()
+        end = select.poll()
+        end.register(stream._sock.fileno(), select.POLLRDHUP)
+        assert end.poll(30_000), "by then all of it is here"
+        received = stream.receive()
+        assert received is not None
+        assert bytes(received) == data
+        end_of_it = stream.receive()
+        assert end_of_it is not None
+        assert not end_of_it
+        stream.close()
 
 
 def test_a_refusal_can_be_read_after_sending_what_was_under_way(pair: Pair) -> None:
