@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import trio
 import trio.testing
 
 from nasfs.errors import Failed, NasError
-from nasfs.fuse.commit import Committer, Gate
+from nasfs.fuse.commit import REST, Committer, Gate
 from nasfs.volume import MediaError, SnapshotExists, Volume
 
 
@@ -380,6 +381,41 @@ async def test_others_have_their_turn_while_space_is_given_back(
                 await trio.sleep(0.001)
     turns = "".join("r" if word == "reclaim" else " " for word in fake.log).split()
     assert max(map(len, turns)) <= 6  # of 2 ms each; two turns may come one after the other
+
+
+@pytest.mark.parametrize(
+    ("busy", "longest", "seconds"),
+    [(True, 60, 300 * 0.002 * REST), (True, 0, 300 * 0.002), (False, 60, 0.0)],
+)
+async def test_giving_space_back_stands_back_for_requests(
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    busy: bool,
+    longest: float,
+    seconds: float,
+) -> None:
+    monkeypatch.setattr("nasfs.fuse.commit.LONG_S", longest)
+    numbers = itertools.count() if busy else itertools.repeat(0)
+    monkeypatch.setattr("nasfs.fuse.commit.requests", lambda: next(numbers))
+    fake, done = FakeVolume(), trio.Event()
+
+    def work(limit: int) -> bool:
+        autojump_clock.jump(0.002)
+        fake.reclaimable -= 1
+        if not fake.reclaimable:
+            done.set()
+        return fake.reclaimable > 0
+
+    fake.reclaim_step = work  # type: ignore[method-assign]
+    async with running(fake, reclaim=True) as committer:
+        await trio.testing.wait_all_tasks_blocked()
+        fake.reclaimable = 300
+        fake.write("a")
+        await committer.commit()
+        began = trio.current_time()
+        await done.wait()
+        passed = trio.current_time() - began
+    assert passed - 300 * 0.002 == pytest.approx(seconds, rel=0.1, abs=0.02)
 
 
 async def test_reclaim_runs_in_steps_after_each_commit() -> None:

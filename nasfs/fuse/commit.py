@@ -29,7 +29,7 @@ from typing import TypeVar
 import trio
 
 from nasfs.errors import Failed, NasError, Refused
-from nasfs.fuse.loop import in_thread
+from nasfs.fuse.loop import in_thread, requests
 from nasfs.fuse.worker import Worker
 from nasfs.volume import CorruptionError, MediaError, Volume
 
@@ -39,6 +39,10 @@ T = TypeVar("T")
 
 RECLAIM_S = 0.005
 """So long space is given back (seconds) before requests have their turn."""
+REST = 4
+"""Where there are requests, they have so many times as long..."""
+LONG_S = 30.0
+"""...until it takes longer than that (seconds): then they have as long."""
 
 MOST_ITEMS = 64
 """Layers given back, or parts of inodes of a destroyed snapshot, in one step of that."""
@@ -245,9 +249,16 @@ class Committer:
         while True:
             committed = self._committed
             await self._gate.wait_open()
+            came, began = requests(), trio.current_time()
+            hurries_from = began + LONG_S
             while self._reclaim():
-                await trio.lowlevel.checkpoint()
+                now = trio.current_time()
+                before, came = came, requests()
+                # A client that waits for each answer would have one request in each turn.
+                rest = 0 if came == before else REST if now < hurries_from else 1
+                await trio.sleep(rest * (now - began))
                 await self._gate.wait_open()
+                began = trio.current_time()
             await committed.wait()
 
     def _reclaim(self) -> bool:

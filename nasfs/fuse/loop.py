@@ -60,6 +60,14 @@ _threads: list[object] = []
 """One for each thread that works; there is one loop in a process."""
 
 
+def requests() -> int:
+    """How many requests have come so far."""
+    return _requests
+
+
+_requests = 0
+
+
 def shorten(is_introduced: Callable[[], bool]) -> None:
     """Make `pyfuse3.main` of this process take requests the short way.
 
@@ -131,6 +139,8 @@ class RequestDescriptor:
 
     async def wait_readable(self) -> None:
         """Return when a request can be read, in most cases without a checkpoint."""
+        global _requests
+        _requests += 1
         if self._ready():
             self._streak += 1
             if self._streak == MAX_STREAK:

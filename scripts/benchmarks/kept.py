@@ -6,12 +6,13 @@ import argparse
 import json
 import os
 import random
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -23,6 +24,7 @@ from nasfs.fuse.control import ControlClient
 from nasfs.fuse.mount import mount_in_background, unmount
 from nasfs.fuse.mountpoint import detach_dead, find_mount
 from nasfs.volume import create_pool, create_volume, volume_path
+from nasfs.volume.types import SnapshotState
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -36,6 +38,7 @@ class Kept:
     """A mounted volume with so many snapshots of a file that changed between them."""
 
     root: Path
+    database: Path
     control: ControlClient
     snapshots: int
     chance: random.Random = field(default_factory=lambda: random.Random(3))
@@ -65,11 +68,28 @@ class Kept:
         oldest = next(iter(sorted(os.listdir(self.root / ".snapshots"))))
         self.control.call("snapshot_destroy", names=[oldest])
 
+    def rewrite(self) -> None:
+        """All of the file is of the time after the newest snapshot."""
+        with self.file.open("r+b") as file:
+            for _ in range(FILE // MIB):
+                file.write(self.chance.randbytes(MIB))
+
     def settle(self) -> None:
         """Nothing is left to be written or given back."""
-        self.control.call("commit")
-        time.sleep(0.2)
-        self.control.call("commit")
+        while True:
+            self.control.call("commit")
+            if not self._gives_back():
+                return
+            time.sleep(0.05)
+
+    def _gives_back(self) -> bool:
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
+            left = database.execute(
+                "SELECT EXISTS (SELECT 1 FROM reclaim)"
+                " OR EXISTS (SELECT 1 FROM snapshot WHERE state = ?)",
+                (SnapshotState.DESTROYING.value,),
+            ).fetchone()
+        return bool(left[0])
 
     def overwrite(self, request: int, requests: int) -> None:
         data = self.chance.randbytes(request)
@@ -110,7 +130,8 @@ WORKLOADS = {
     "redirect-64k": Workload(lambda kept, n: kept.overwrite(64 * KIB, n), 1000, True),
     "redirect-files": Workload(lambda kept, n: kept.make_files(n), 1000, True),
 }
-"""Those called redirect begin with a snapshot: every block goes to a new place, once."""
+"""Those called redirect begin with a snapshot: every block goes to a new place, once.  The others
+go on writing what was written since the newest snapshot."""
 
 
 def measure(kept: Kept, workload: Workload, operations: int) -> float:
@@ -138,6 +159,8 @@ def compare(
         operations = max(1, round(workload.operations * scale))
         times: dict[int, list[float]] = {amount: [] for amount in amounts}
         for kept in volumes.values():
+            if not workload.after_a_snapshot:
+                kept.rewrite()
             measure(kept, workload, operations)  # not counted: what was never written is slower
         for turn in range(rounds):
             for amount in rotated([*map(str, amounts)], turn):
@@ -176,7 +199,8 @@ def mount(home: Path, amount: int, stack: ExitStack) -> Kept:
         timeout_s=60,
     )
     stack.callback(take_down, place / "mnt")
-    kept = Kept(place / "mnt", ControlClient(place / "control"), amount)
+    database = volume_path(pool, "v") / "meta.db"
+    kept = Kept(place / "mnt", database, ControlClient(place / "control"), amount)
     kept.fill()
     return kept
 
