@@ -316,6 +316,7 @@ class VolumeSink:
 
     def close(self) -> None:
         self._ahead.close()
+        self._applier.close()
         if self._volume.changed:
             self._volume.abandon()
         else:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import random
 import stat
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,8 @@ from nasfs.volume import (
     open_volume,
     volume_path,
 )
+from nasfs.volume.errors import MediaError
+from nasfs.volume.media import HostMedia
 from replication.endpoint import Amount, Batch, DataBatch, Progress, RowBatch, SnapshotRef
 from replication.local import VolumeSink, VolumeSource
 
@@ -310,3 +315,50 @@ def test_half_a_delta_is_taken_back_to_the_newest_snapshot(
 
 def ref(snapshot: Snapshot) -> SnapshotRef:
     return SnapshotRef(snapshot.guid, snapshot.name, snapshot.time_ns, snapshot.snap_group)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_new_files_are_written_by_two(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """And a file that goes on in the same batch is whole; what the other one can't do is told."""
+    monkeypatch.setattr("nasfs.volume.apply.MANY", 2)
+    monkeypatch.setattr("replication.local.BYTES_A_BATCH", 16 * BLOCK)
+    active, passive = pair
+    inos: list[Ino] = []
+    with open_volume(active) as volume:
+        for number in range(40):
+            name = b"%d" % number
+            ino = volume.mknod(ROOT_INO, name, stat.S_IFREG | 0o644, uid=0, gid=0).ino
+            volume.write(ino, 0, name * 700 * (1 + number % 5 * number))
+            inos.append(ino)
+        volume.seal("zero")
+        for ino in inos:  # the part behind comes as a piece of its own
+            volume.write(ino, BLOCK, b"later")
+        one = ref(volume.seal("one"))
+    source, sink = VolumeSource(active), VolumeSink(passive)
+    wrote: set[str] = set()
+    write = HostMedia.write
+
+    def writing(
+        media: HostMedia, fd: int, parts: Sequence[bytes | memoryview], offset: int
+    ) -> None:
+        who = threading.current_thread().name.partition("_")[0]
+        wrote.add(who)
+        if fails and who == "files":
+            raise MediaError(errno.ENOSPC, "a layer")
+        write(media, fd, parts, offset)
+
+    monkeypatch.setattr(HostMedia, "write", writing)
+    if fails:
+        with pytest.raises(MediaError):
+            transfer(source, sink, None, one)
+    else:
+        transfer(source, sink, None, one)
+        assert {"MainThread", "files"} <= wrote
+    sink.close()
+    if not fails:
+        with open_volume(active) as volume, open_volume(passive) as copy:
+            assert whole(copy) == whole(volume)
+    source.close()
+    assert check_volume(passive) == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -20,6 +21,9 @@ from nasfs.volume.types import BLOCK, INO_BITS, ROOT_INO, Dirent, Epoch, Ino, In
 from nasfs.volume.volume import Volume
 
 _replace = msgspec.structs.replace
+
+MANY = 64
+"""So many new files are worth a thread."""
 
 Piece = tuple[int, int, bytes | memoryview]
 """Inode number, offset, data."""
@@ -34,6 +38,7 @@ class Applier:
         self._data = volume._data
         self._first_new = self._store.counters.next_ino
         """Inodes from this number on were made by this object, with all that is in them."""
+        self._thread: ThreadPoolExecutor | None = None
 
     # rows
 
@@ -121,24 +126,55 @@ class Applier:
         A file that has no block yet is written at once and without a look at maps, which is what
         most of the many small files of a new tree are.
         """
-        store, layers, epoch = self._store, self._volume._layers, self._volume.epoch
+        store, epoch = self._store, self._volume.epoch
         self._begin(Kind.ADDS, sum([len(data) for _, _, data in pieces]), rows=len(pieces))
         store.inode.get_many([ino for ino, _, _ in pieces])  # by one statement, into the cache
+        whole: list[tuple[int, bytes | memoryview]] = []
         for ino, offset, data in pieces:
             end = offset + len(data)
             inode = self._file(ino, end)
             is_new = not (offset or inode.blocks or inode.leaves)
             if not (is_new and data and (end % BLOCK == 0 or end == inode.size)):
+                self._write_whole(whole)  # it may go on with one of them
+                whole = []
                 inode = self._data.write(_replace(inode, born=epoch), offset, data)
             else:
                 blocks = -(-end // BLOCK)
                 self._data.check_room(blocks)
-                layers.write_whole(ino, epoch, data)
+                whole.append((ino, data))
                 self._volume._space.wrote(blocks)
                 inode = _replace(
                     inode, born=epoch, layer=Layer(epoch), layer_end=blocks, blocks=blocks
                 )
             store.inode.put((ino,), inode)
+        self._write_whole(whole)
+
+    def _write_whole(self, files: Sequence[tuple[int, bytes | memoryview]]) -> None:
+        """New layers from their beginning; of many a thread writes every other one.
+
+        What that takes is the host's time, who makes files, and not the interpreter's.
+        """
+        if len(files) < MANY:
+            self._write_each(files)
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="files")
+        others = self._thread.submit(self._write_each, files[1::2])
+        try:
+            self._write_each(files[::2])
+        finally:
+            others.result()
+
+    def _write_each(self, files: Sequence[tuple[int, bytes | memoryview]]) -> None:
+        layers, epoch = self._volume._layers, self._volume.epoch
+        for ino, data in files:
+            layers.write_whole(ino, epoch, data)
+
+    def close(self) -> None:
+        """The thread is gone on return, if there was one."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None
 
     def punch(self, ino: int, offset: int, length: int) -> None:
         """Whole blocks become a hole (the last one may be cut by the size)."""
