@@ -48,6 +48,7 @@ class FakeVolume:
         self.log: list[str] = []
         self.before: dict[str, Callable[[], None]] = {}
         self.reclaimable = 0
+        self.given_back = trio.Event()
 
     def step(self, name: str) -> None:
         self.log.append(name)
@@ -108,7 +109,19 @@ class FakeVolume:
         assert not self.gate.is_closed
         self.log.append("reclaim")
         self.reclaimable -= 1
+        if self.reclaimable == 0:
+            self.given_back.set()
         return self.reclaimable > 0
+
+    def reclaim_slowly(self, clock: trio.testing.MockClock) -> None:
+        """From now on a step takes 2 ms."""
+        step = self.reclaim_step
+
+        def slow(limit: int) -> bool:
+            clock.jump(0.002)
+            return step(limit)
+
+        self.reclaim_step = slow  # type: ignore[method-assign]
 
 
 @asynccontextmanager
@@ -362,14 +375,7 @@ async def test_others_have_their_turn_while_space_is_given_back(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     fake = FakeVolume()
-
-    def work(limit: int) -> bool:
-        autojump_clock.jump(0.002)
-        fake.reclaimable -= 1
-        fake.log.append("reclaim")
-        return fake.reclaimable > 0
-
-    fake.reclaim_step = work  # type: ignore[method-assign]
+    fake.reclaim_slowly(autojump_clock)
     async with running(fake, reclaim=True) as committer:
         await trio.testing.wait_all_tasks_blocked()
         fake.reclaimable = 300
@@ -397,23 +403,15 @@ async def test_giving_space_back_stands_back_for_requests(
     monkeypatch.setattr("nasfs.fuse.commit.LONG_S", longest)
     numbers = itertools.count() if busy else itertools.repeat(0)
     monkeypatch.setattr("nasfs.fuse.commit.requests", lambda: next(numbers))
-    fake, done = FakeVolume(), trio.Event()
-
-    def work(limit: int) -> bool:
-        autojump_clock.jump(0.002)
-        fake.reclaimable -= 1
-        if not fake.reclaimable:
-            done.set()
-        return fake.reclaimable > 0
-
-    fake.reclaim_step = work  # type: ignore[method-assign]
+    fake = FakeVolume()
+    fake.reclaim_slowly(autojump_clock)
     async with running(fake, reclaim=True) as committer:
         await trio.testing.wait_all_tasks_blocked()
         fake.reclaimable = 300
         fake.write("a")
         await committer.commit()
         began = trio.current_time()
-        await done.wait()
+        await fake.given_back.wait()
         passed = trio.current_time() - began
     assert passed - 300 * 0.002 == pytest.approx(seconds, rel=0.1, abs=0.02)
 
