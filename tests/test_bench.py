@@ -179,6 +179,9 @@ def test_the_snapshots_are_kept_and_then_one_more(
     with ExitStack() as shared:
         storage = candidates.Storage(tmp_path, "", 0, shared)
         with candidates.CANDIDATES["nasfs+200"](storage) as candidate:
+            candidate.snapshot()
+            assert len(list((candidate.root / ".snapshots").iterdir())) == 20
+        with candidates.CANDIDATES["nasfs+200+1"](storage) as candidate:
             snapshots = candidate.root / ".snapshots"
             assert len(list(snapshots.iterdir())) == 20
             (candidate.root / "file").write_bytes(b"old")

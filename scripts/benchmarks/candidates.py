@@ -246,11 +246,25 @@ def nasfs(storage: Storage) -> Iterator[Candidate]:
 
 @contextmanager
 def nasfs_with_snapshots(storage: Storage) -> Iterator[Candidate]:
-    """ours, with 200 snapshots and one more of whatever a workload sets up"""
-    with _volume(storage, "nasfs-snapshots") as (candidate, control):
+    """ours, with 200 snapshots"""
+    with _aged_volume(storage, "nasfs-snapshots") as (candidate, _):
+        yield candidate
+
+
+@contextmanager
+def nasfs_frozen(storage: Storage) -> Iterator[Candidate]:
+    """ours, with 200 snapshots and one more, just taken, of whatever a workload sets up"""
+    with _aged_volume(storage, "nasfs-frozen") as (candidate, snapshot):
+        yield Candidate(candidate.root, candidate.pid, snapshot)
+
+
+@contextmanager
+def _aged_volume(storage: Storage, name: str) -> Iterator[tuple[Candidate, Callable[[], None]]]:
+    """With 200 snapshots, and what takes one more."""
+    with _volume(storage, name) as (candidate, control):
         snapshot = _numbered(lambda name: control.call("snapshot", name=name))
         _age(candidate.root, snapshot)
-        yield Candidate(candidate.root, candidate.pid, snapshot)
+        yield candidate, snapshot
 
 
 def _numbered(take: Callable[[str], object]) -> Callable[[], None]:
@@ -294,9 +308,9 @@ def zfs_fuse(storage: Storage) -> Iterator[Candidate]:
 
 
 @contextmanager
-def zfs_fuse_with_snapshots(storage: Storage) -> Iterator[Candidate]:
+def zfs_fuse_frozen(storage: Storage) -> Iterator[Candidate]:
     """zfs-fuse with as many snapshots, of the same moments"""
-    with _zfs(storage, "zfs-snapshots") as (candidate, pool):
+    with _zfs(storage, "zfs-frozen") as (candidate, pool):
         snapshot = _numbered(lambda name: _run("zfs", "snapshot", f"{pool}@{name}"))
         _age(candidate.root, snapshot)
         yield Candidate(candidate.root, candidate.pid, snapshot)
@@ -339,14 +353,15 @@ Open = Callable[[Storage], AbstractContextManager[Candidate]]
 CANDIDATES: dict[str, Open] = {
     "nasfs": nasfs,
     "nasfs+200": nasfs_with_snapshots,
+    "nasfs+200+1": nasfs_frozen,
     "floor": floor,
     "host": host,
     "bindfs": bindfs,
     "zfs-fuse": zfs_fuse,
-    "zfs-fuse+200": zfs_fuse_with_snapshots,
+    "zfs-fuse+200+1": zfs_fuse_frozen,
 }
 
-USUAL = [name for name in CANDIDATES if name != "zfs-fuse+200"]
+USUAL = [name for name in CANDIDATES if name != "zfs-fuse+200+1"]
 """Those of a run that asks for none; the other is slow to set up."""
 
 PACKAGES = ("bindfs", "zfs-fuse")
