@@ -11,7 +11,10 @@ from nasfs.volume import names as module
 from nasfs.volume.names import Names
 from nasfs.volume.schema import DDL, DIRENT
 from nasfs.volume.table import Epochs, VersionedTable
-from nasfs.volume.types import Dirent, Epoch, Ino
+from nasfs.volume.types import FIRST_COOKIE, Dirent, Epoch, Ino
+
+MOUNT_BEGINS = 2
+"""Behind the cookies of ``.`` and ``..``."""
 
 
 class World:
@@ -55,7 +58,7 @@ class World:
     def listing(self, parent: int, changes: float = 0.0) -> list[Dirent]:
         """Of one directory page by page, with changes between the pages."""
         found: list[Dirent] = []
-        after = 0
+        after = self.random.choice((0, MOUNT_BEGINS))
         while True:
             if not self.names.is_listed(parent):
                 self.names.flush()
@@ -74,7 +77,7 @@ class World:
         return sorted(here, key=lambda entry: entry.cookie)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(60))
 def test_listings_follow_every_change(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 4)
     monkeypatch.setattr(module, "EMPTY", 1)
@@ -97,6 +100,21 @@ def test_listings_follow_every_change(seed: int, monkeypatch: pytest.MonkeyPatch
                 world.change()
         name = b"%d" % world.random.randrange(30)
         assert world.names.get(1, name) == world.model.get((1, name))
+
+
+def test_what_a_mount_lists_from_its_beginning_is_remembered() -> None:
+    world = World(0)
+    world.cookie = FIRST_COOKIE - 1
+    for number in range(2 * module.PAGE):
+        world.put(Dirent(Ino(1), b"%d" % number, Epoch(5), world.next_cookie(), Ino(9), 1))
+    world.names.flush()
+    world.names.forget()  # as after mounting
+    after = MOUNT_BEGINS
+    while page := world.names.page(1, after, 100):
+        after = page[-1].cookie
+    assert world.names.is_listed(1)
+    world.db.execute("DELETE FROM dirent")
+    assert world.names.page(1, MOUNT_BEGINS, 3) == world.expected(1, 0)[:3]
 
 
 def test_an_entry_of_another_site_may_have_any_cookie(monkeypatch: pytest.MonkeyPatch) -> None:

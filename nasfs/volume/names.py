@@ -13,7 +13,7 @@ from bisect import bisect_right
 import msgspec
 
 from nasfs.volume.table import Key, VersionedTable, WriteBack
-from nasfs.volume.types import Dirent
+from nasfs.volume.types import FIRST_COOKIE, Dirent
 
 NAMES = 100_000
 """Names whose entry, or absence, is remembered."""
@@ -83,6 +83,7 @@ class Names:
 
     def is_new(self, directory: int) -> None:
         """The directory was made just now: it has no entries."""
+        self._large.discard(directory)
         listing = self._listing(directory)
         listing.is_complete = True
         self._count(directory, listing, 0)
@@ -130,7 +131,8 @@ class Names:
         if parent in self._large:
             return self._read(parent, after, limit)
         listing = self._listing(parent)
-        if after > listing.end and not listing.is_complete:
+        # A mount's own entries come first: behind them, too, is the beginning.
+        if after > max(listing.end, FIRST_COOKIE - 1) and not listing.is_complete:
             return self._read(parent, after, limit)  # begins in the middle
         found = listing.page(after, limit)
         while len(found) < limit and not listing.is_complete:
@@ -138,10 +140,10 @@ class Names:
             listing.is_complete = len(rows) < PAGE
             for entry in rows:
                 listing.append(entry)
-            found += rows[: limit - len(found)]
             self._count(parent, listing, len(rows))
             if parent in self._large:
-                break
+                return self._read(parent, after, limit)
+            found = listing.page(after, limit)
         return found
 
     def is_listed(self, parent: int) -> bool:

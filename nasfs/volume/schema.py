@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nasfs.volume.errors import CorruptionError, FormatError, MediaError
-from nasfs.volume.types import FIRST_INO, ROOT_INO
+from nasfs.volume.types import FIRST_COOKIE, FIRST_INO, ROOT_INO
 
 APPLICATION_ID = 0x6E617366
 """``nasf``, so that file(1) and we know a meta.db when we see one."""
@@ -289,8 +289,8 @@ def create(path: Path, *, uuid: str, size: int, provision: str, mode: int, now_n
         connection.executescript("BEGIN;" + DDL + f"PRAGMA user_version = {FORMAT_VERSION};COMMIT;")
         connection.execute("BEGIN")
         connection.execute(
-            "INSERT INTO volume VALUES (1, ?, ?, ?, 1, ?, ?, 16, 1, 0, 0, 0, 1)",
-            (uuid, size, provision, FIRST_INO, FIRST_INO),
+            "INSERT INTO volume VALUES (1, ?, ?, ?, 1, ?, ?, ?, 1, 0, 0, 0, 1)",
+            (uuid, size, provision, FIRST_INO, FIRST_INO, FIRST_COOKIE),
         )
         root = (ROOT_INO, 1, 1, mode, 0, 0, 2, 0, 4096, *[now_ns] * 4, ROOT_INO, None, 0, 0, 0, 0)
         marks = ", ".join("?" * len(INODE.columns))

@@ -76,6 +76,10 @@ class Inode(msgspec.Struct, frozen=True, gc=False):
         return stat.S_ISREG(self.mode)
 
 
+FIRST_COOKIE = 16
+"""Of the first entry that is made; lower ones are for what a mount adds to its listings."""
+
+
 class Dirent(msgspec.Struct, frozen=True, gc=False):
     """One row of the table ``dirent``, in the order of its columns."""
 
