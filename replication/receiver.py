@@ -1,9 +1,9 @@
 """The receiving end: serves one connection of the partner, or of who wants to become it.
 
 What arrives is applied at once, committed every few MiB or about every second, and acknowledged
-only then; the last of it is committed, and acknowledged, with the seal.  Whatever breaks, the part
-that was not committed is dropped with the sink; the next connection goes on from the last
-acknowledgement.
+only then; on a quick link more of it is committed at once, because each commit waits for the disk.
+The last of it is committed, and acknowledged, with the seal.  Whatever breaks, the part that was
+not committed is dropped with the sink; the next connection goes on from the last acknowledgement.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ from .wire import (
 
 COMMIT_BYTES = 8 * 1024 * 1024
 """Uncompressed bytes of batches after which a receiver commits and acknowledges."""
+COMMIT_REST_S = 0.05
+"""It does not do so more often (seconds), so that a quick link does not wait for the disk."""
+COMMIT_MOST = 32 * 1024 * 1024
+"""Bytes after which it does in any case: less than a sender's window."""
 COMMIT_S = 1.0
 """Seconds after which it does, however little there is."""
 
@@ -258,10 +262,15 @@ class _Intake:
 
     def patience(self) -> float | None:
         """Seconds until a commit is due; None while there is nothing to commit."""
-        return max(0.0, self._since + COMMIT_S - self._clock()) if self._pending else None
+        if not self._pending:
+            return None
+        if self._pending >= COMMIT_MOST:
+            return 0.0
+        waits = COMMIT_REST_S if self._pending >= COMMIT_BYTES else COMMIT_S
+        return max(0.0, self._since + waits - self._clock())
 
     def is_due(self) -> bool:
-        return self._pending >= COMMIT_BYTES or self.patience() == 0.0
+        return self.patience() == 0.0
 
     def commit(self) -> bool:
         """Make it durable.  False if there was nothing."""

@@ -45,11 +45,12 @@ from .wire import (
     pack_batch,
 )
 
-WINDOW_BYTES = 24 * 1024 * 1024
-"""Uncompressed bytes of batches that may be on the way without an acknowledgement."""
+WINDOW_BYTES = 48 * 1024 * 1024
+"""Uncompressed bytes of batches that may be on the way without an acknowledgement: what a receiver
+commits at once at most, and enough to go on with while it does."""
 ONE_LANE = LanePlan()
 """Everything over the connection itself."""
-WIDEST = 4
+WIDEST = 2
 """That window counts for each lane, but not more often than this."""
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0

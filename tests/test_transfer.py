@@ -75,7 +75,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 @pytest.fixture
 def small_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Acknowledge every few batches, so that small transfers are resumed in the middle."""
-    monkeypatch.setattr(receiver, "COMMIT_BYTES", 128 * 1024)
+    monkeypatch.setattr(receiver, "COMMIT_MOST", 128 * 1024)
 
 
 def two_snapshots() -> History:
@@ -496,7 +496,7 @@ def test_a_replica_with_a_snapshot_of_its_own_has_diverged(pair: Pair) -> None:
 
 
 def test_only_the_very_same_delta_is_resumed(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiver, "COMMIT_BYTES", 1)
+    monkeypatch.setattr(receiver, "COMMIT_MOST", 1)
     batch = pack_batch(RowBatch((row_of(300, b""),), b"1"), chain_start(None, "guid-one"))
     begun = Begin(None, snapshot("one"), Amount(1, 0))
     others = [
