@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import logging
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from nasfs.errors import Failed
+from nasfs.fuse.background import is_news
 from nasfs.fuse.mount import mount_in_background, unmount
 from nasfs.fuse.mountpoint import find_mount
 from nasfs.volume import NoSuchVolume, open_volume
@@ -316,3 +318,15 @@ def test_changes_are_committed_unasked_after_the_interval(tmp_path: Path) -> Non
         mount.mount()
         assert (mount.root / "file").read_bytes() == content(1)
         assert (mount.root / "other").read_bytes() == content(2)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"), [(errno.ENOENT, False), (errno.EIO, True), (errno.ENODEV, True)]
+)
+def test_an_answer_that_nobody_waits_for_is_no_error(reason: int, told: bool) -> None:
+    text = "fuse_releasedir(): fuse_reply_* failed with %s"
+    said = (os.strerror(reason),)
+    ours = logging.LogRecord("nasfs.fuse.mount", logging.ERROR, "", 1, text, said, None)
+    theirs = logging.LogRecord("pyfuse3", logging.ERROR, "", 1, text, said, None)
+    assert is_news(ours)
+    assert is_news(theirs) == told

@@ -6,6 +6,7 @@ mount, and reports one JSON line to the descriptor FD: that it serves, or why no
 
 from __future__ import annotations
 
+import errno
 import logging
 import logging.handlers
 import os
@@ -105,7 +106,20 @@ def configure_logging(log_file: str | None) -> None:
     handler.setFormatter(
         logging.Formatter(f"{stamp}nasfs[%(process)d] %(levelname)s %(name)s: %(message)s")
     )
+    handler.addFilter(is_news)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Not that an answer came too late: the kernel had given the request up, see fuse(4), ENOENT.
+
+    Mostly it was unmounted right behind a close, whose answer nobody waits for.
+    """
+    return not (
+        record.name == "pyfuse3"
+        and "fuse_reply_*" in str(record.msg)
+        and record.args == (os.strerror(errno.ENOENT),)
+    )
 
 
 def main(arguments: list[str]) -> int:
