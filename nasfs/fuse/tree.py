@@ -107,17 +107,20 @@ class ViewTree:
         self._remembered = remembered
         self._base = base
         self._above = above
-        self._entries: dict[int, tuple[Inode, pyfuse3.EntryAttributes]] = {}
+        self._inodes: dict[int, Inode] = {}
+        """By number, the inode whose form is remembered; once changed, it is another object."""
+        self._forms: dict[int, pyfuse3.EntryAttributes] = {}
 
     def entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """The kernel's form of one of the view's inodes; not to be changed."""
-        known = self._entries.get(inode.ino)
-        if known is not None and known[0] is inode:  # a changed inode is another object
-            return known[1]
-        if len(self._entries) >= self._remembered:
-            self._entries.clear()
-        entry = to_entry(inode, self._base)
-        self._entries[inode.ino] = inode, entry
+        ino = inode.ino
+        if self._inodes.get(ino) is inode:
+            return self._forms[ino]
+        if len(self._forms) >= self._remembered:
+            self._inodes.clear()
+            self._forms.clear()
+        self._inodes[ino] = inode
+        entry = self._forms[ino] = to_entry(inode, self._base)
         return entry
 
     def lookup(self, number: int, name: bytes) -> pyfuse3.EntryAttributes:
@@ -134,14 +137,14 @@ class ViewTree:
         return self._base | self._view.getattr(Ino(ino)).parent
 
     def readdir(self, number: int, after: int, limit: int) -> list[Entry]:
-        known, entry = self._entries.get, self.entry
+        dirents, inodes = self._view.listing(Ino(number & _INO_MASK), after, limit)
+        numbers = [dirent.ino for dirent in dirents]
+        if list(map(self._inodes.get, numbers)) == inodes:  # as for most listings
+            forms = [self._forms[ino] for ino in numbers]
+        else:
+            forms = [self.entry(inode) for inode in inodes]
         return [
-            (
-                dirent.name,
-                found[1] if (found := known(inode.ino)) and found[0] is inode else entry(inode),
-                dirent.cookie,
-            )
-            for dirent, inode in self._view.readdir(Ino(number & _INO_MASK), after, limit)
+            (dirent.name, form, dirent.cookie) for dirent, form in zip(dirents, forms, strict=True)
         ]
 
     def readlink(self, number: int) -> bytes:

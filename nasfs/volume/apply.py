@@ -57,7 +57,7 @@ class Applier:
                 continue
             _check_number(ino)  # the number was never given here, so no row has it
             mine = _replace(given, born=epoch, layer=Layer(0), layer_end=0, leaves=0, blocks=0)
-            store.inode.put((ino,), mine, new=True)
+            store.inode.put(ino, mine, new=True)
             counters.inodes += 1
             counters.next_ino = ino + 1
         counters.reserved_ino = max(counters.reserved_ino, counters.next_ino)
@@ -65,7 +65,7 @@ class Applier:
     def _put_inode(self, given: Inode) -> None:
         _check_number(given.ino)
         store = self._store
-        stored = store.inode.get((given.ino,))
+        stored = store.inode.get(given.ino)
         if stored is None:
             mine = _replace(given, size=0, layer=Layer(0), layer_end=0, leaves=0, blocks=0)
             store.counters.inodes += 1
@@ -82,11 +82,11 @@ class Applier:
             leaves=mine.leaves,
             blocks=mine.blocks,
         )
-        store.inode.put((inode.ino,), inode, new=stored is None)
+        store.inode.put(inode.ino, inode, new=stored is None)
 
     def drop_inode(self, ino: int) -> None:
         self._begin()
-        inode = self._store.inode.get((ino,))
+        inode = self._store.inode.get(ino)
         if inode is not None and ino != ROOT_INO:
             self._volume._remove_inode(inode)
 
@@ -146,7 +146,7 @@ class Applier:
                 inode = _replace(
                     inode, born=epoch, layer=Layer(epoch), layer_end=blocks, blocks=blocks
                 )
-            store.inode.put((ino,), inode)
+            store.inode.put(ino, inode)
         self._write_whole(whole)
 
     def _write_whole(self, files: Sequence[tuple[int, bytes | memoryview]]) -> None:
@@ -183,7 +183,7 @@ class Applier:
         if offset % BLOCK:
             raise FsError(errno.EINVAL, "holes begin at a block")
         inode = self._data.unmap(inode, offset // BLOCK, -(-(offset + length) // BLOCK))
-        self._store.inode.put((ino,), inode)
+        self._store.inode.put(ino, inode)
 
     # the delta as a whole
 
@@ -203,7 +203,7 @@ class Applier:
         self._begin()
         roll_back(self._store, self._volume._space, self._volume, Epoch(0))
         self._store.inode.put(
-            (ROOT_INO,), _replace(root, born=self._volume.epoch, nlink=2, size=DIR_SIZE), new=True
+            ROOT_INO, _replace(root, born=self._volume.epoch, nlink=2, size=DIR_SIZE), new=True
         )
         self._store.counters.inodes += 1
         self._volume.commit()
@@ -256,7 +256,7 @@ class Applier:
         self._volume._begin(kind, count, may_commit=False)
 
     def _file(self, ino: int, end: int) -> Inode:
-        inode = self._store.inode.get((ino,))
+        inode = self._store.inode.get(ino)
         if inode is None or not inode.is_file or end > inode.size:
             raise FsError(errno.EINVAL, f"data for inode {ino} does not fit its row")
         return inode

@@ -57,7 +57,7 @@ class FileData:
         if offset > inode.size:
             inode = self._zero_tail(inode, offset)
             # Stored now: if the disk refuses what follows, these zeros remain, and are counted.
-            self._store.inode.put((inode.ino,), inode)
+            self._store.inode.put(inode.ino, inode)
         first, stop = offset // BLOCK, -(-end // BLOCK)
         epoch = self._store.epochs.current
         leaf = self._leaf_of(inode, first, stop)

@@ -365,7 +365,7 @@ class Files(Live):
 
     def _put(self, inode: Inode, **changes: int) -> Inode:
         inode = _replace(inode, born=self.epoch, **changes)
-        self._store.inode.put((inode.ino,), inode)
+        self._store.inode.put(inode.ino, inode)
         return inode
 
     # extended attributes and access control lists
@@ -507,7 +507,7 @@ class Files(Live):
             leaves=0,
             blocks=0,
         )
-        self._store.inode.put((inode.ino,), inode, new=True)
+        self._store.inode.put(inode.ino, inode, new=True)
         self._store.xattr.is_new(inode.ino)
         if is_dir:
             self._store.dirent.is_new(inode.ino)
@@ -611,5 +611,5 @@ class Files(Live):
                 self._store.leaf.delete((ino, region))
         with self._store.sql_errors():
             self._store.xattr.delete_all(ino)
-        self._store.inode.delete((ino,))
+        self._store.inode.delete(ino)
         self._store.counters.inodes -= 1

@@ -12,7 +12,7 @@ class Live(View):
     """Answers from the live tables through the write-back caches."""
 
     def _inode(self, ino: int) -> Inode | None:
-        return self._store.inode.get((ino,))
+        return self._store.inode.get(ino)
 
     def _dirent(self, parent: int, name: bytes) -> Dirent | None:
         return self._store.dirent.get(parent, name)

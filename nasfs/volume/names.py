@@ -76,7 +76,9 @@ class Names:
 
     def __init__(self, connection: sqlite3.Connection, table: VersionedTable) -> None:
         self._db = connection
-        self._rows = WriteBack(table, Dirent, msgspec.structs.astuple, limit=NAMES)
+        self._rows: WriteBack[Key, Dirent] = WriteBack(
+            table, tuple, Dirent, msgspec.structs.astuple, limit=NAMES
+        )
         self._listings: dict[int, _Listing] = {}
         self._listed = 0
         self._large: set[int] = set()

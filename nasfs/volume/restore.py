@@ -248,7 +248,7 @@ class Restore:
         if self._volume._inode(then.ino) is not None:
             raise _changed()
         inode = _replace(self._with_map(None, then), born=self._volume.epoch, nlink=0)
-        self._store.inode.put((inode.ino,), inode)
+        self._store.inode.put(inode.ino, inode)
         self._add_aside(then, inode)
 
     def _copy(self, then: Inode) -> Iterator[Step]:
@@ -266,7 +266,7 @@ class Restore:
             leaves=0,
             blocks=0,
         )
-        store.inode.put((inode.ino,), inode, new=True)
+        store.inode.put(inode.ino, inode, new=True)
         store.xattr.is_new(inode.ino)
         if then.is_dir:
             store.dirent.is_new(inode.ino)
@@ -282,13 +282,13 @@ class Restore:
                 self._write(inode.ino, offset, data)
         volume._begin()
         inode = _replace(volume.getattr(inode.ino), born=volume.epoch)
-        store.inode.put((inode.ino,), volume._data.truncate(inode, then.size))
+        store.inode.put(inode.ino, volume._data.truncate(inode, then.size))
 
     def _write(self, ino: int, offset: int, data: bytes) -> None:
         volume = self._volume
         volume._begin(Kind.ADDS, len(data))
         inode = _replace(volume.getattr(ino), born=volume.epoch)
-        self._store.inode.put((ino,), volume._data.write(inode, offset, data))
+        self._store.inode.put(ino, volume._data.write(inode, offset, data))
 
     def _add_aside(self, then: Inode, inode: Inode) -> None:
         """The new row is stored; everything beside it."""

@@ -23,7 +23,7 @@ from nasfs.volume.errors import CorruptionError, MediaError
 from nasfs.volume.kept import Kept
 from nasfs.volume.media import HostMedia, Media
 from nasfs.volume.names import Names
-from nasfs.volume.table import Epochs, KeyBuffer, VersionedTable, WriteBack
+from nasfs.volume.table import Epochs, Key, KeyBuffer, VersionedTable, WriteBack
 from nasfs.volume.types import Access, Epoch, Inode, Snapshot, SnapshotState
 from nasfs.volume.xattrs import Xattrs
 
@@ -111,9 +111,13 @@ class Store:
         self.dirents = VersionedTable(self.db, schema.DIRENT, self.epochs)
         self.xattrs = VersionedTable(self.db, schema.XATTR, self.epochs)
         self.leaves = VersionedTable(self.db, schema.LEAF, self.epochs)
-        self.inode = WriteBack(self.inodes, Inode, msgspec.structs.astuple, limit=INODES)
+        self.inode = WriteBack(
+            self.inodes, _inode_key, Inode, msgspec.structs.astuple, limit=INODES
+        )
         self.dirent = Names(self.db, self.dirents)
-        self.leaf = WriteBack(self.leaves, Leaf, msgspec.structs.astuple, limit=LEAVES)
+        self.leaf: WriteBack[Key, Leaf] = WriteBack(
+            self.leaves, tuple, Leaf, msgspec.structs.astuple, limit=LEAVES
+        )
         self.xattr = Xattrs(self.xattrs)
         self.orphan = KeyBuffer(self.db, "orphan", ("ino",))
         self.reclaim = KeyBuffer(self.db, "reclaim", ("ino", "layer"))
@@ -428,6 +432,10 @@ class Store:
         self.begin()
         with self.sql_errors():
             return self.db.execute(sql, values)
+
+
+def _inode_key(ino: int) -> tuple[int]:
+    return (ino,)
 
 
 def newest_ancestor(snapshots: Sequence[int], rollbacks: list[tuple[int, int]]) -> int:

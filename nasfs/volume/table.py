@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -232,16 +232,18 @@ class Record(Protocol):
     def born(self) -> int: ...
 
 
+K = TypeVar("K", bound=Hashable)
 R = TypeVar("R", bound=Record)
 
 
-class WriteBack(Generic[R]):
+class WriteBack(Generic[K, R]):
     """A bounded cache of live rows that writes many changes at once.
 
     `get` sees every change; SQL over the live table sees them after `flush`.  What is known to be
     missing is remembered, too: a name is looked up before it is made.
 
     Args:
+        key: from what callers name a record by to the row's key.
         make, row: from an SQL row to the record and back; `born` is the record's own.
         limit: clean records kept; dirty ones are kept until the flush.
     """
@@ -249,20 +251,22 @@ class WriteBack(Generic[R]):
     def __init__(
         self,
         table: VersionedTable,
+        key: Callable[[K], Key],
         make: Callable[..., R],
         row: Callable[[R], RowValues],
         *,
         limit: int,
     ) -> None:
         self._table = table
+        self._key = key
         self._make = make
         self._row = row
         self._limit = limit
-        self._clean: dict[Key, R | None] = {}
-        self._dirty: dict[Key, R | None] = {}
-        self._stored_born: dict[Key, int | None] = {}
+        self._clean: dict[K, R | None] = {}
+        self._dirty: dict[K, R | None] = {}
+        self._stored_born: dict[K, int | None] = {}
 
-    def get(self, key: Key) -> R | None:
+    def get(self, key: K) -> R | None:
         found = self._clean.get(key)
         if found is not None:
             return found
@@ -272,12 +276,12 @@ class WriteBack(Generic[R]):
             return None
         return self._read(key)
 
-    def put(self, key: Key, record: R, *, new: bool = False) -> None:
+    def put(self, key: K, record: R, *, new: bool = False) -> None:
         """*new*: the caller knows that the database has no such row."""
         self._note(key, new)
         self._dirty[key] = record
 
-    def delete(self, key: Key) -> None:
+    def delete(self, key: K) -> None:
         self._note(key, False)
         if self._stored_born[key] is None:  # never written: nothing to remove
             del self._dirty[key], self._stored_born[key]
@@ -289,20 +293,19 @@ class WriteBack(Generic[R]):
     def dirty_count(self) -> int:
         return len(self._dirty)
 
-    def get_many(self, numbers: list[int]) -> list[R | None]:
+    def get_many(self: WriteBack[int, R], keys: list[int]) -> list[R | None]:
         """The rows of many keys of one column; those that are not cached by one statement."""
-        keys = [(number,) for number in numbers]
         found = list(map(self._clean.get, keys))
         if all(found):  # as for most listings; a record is never false
             return found
-        missing = [n for n, key in zip(numbers, keys, strict=True) if not self._is_cached(key)]
+        missing = [key for key in keys if not self._is_cached(key)]
         if len(missing) > 1:
             self._make_room(len(missing))
             for row in self._table.get_many(missing):
-                self._clean[row[:1]] = self._make(*row)
+                self._clean[row[0]] = self._make(*row)
         return [self.get(key) for key in keys]
 
-    def _is_cached(self, key: Key) -> bool:
+    def _is_cached(self, key: K) -> bool:
         return key in self._clean or key in self._dirty
 
     def flush(self) -> None:
@@ -310,11 +313,11 @@ class WriteBack(Generic[R]):
         if not self._dirty:
             return
         newest = self._table.newest
-        keep = [k for k, b in self._stored_born.items() if b is not None and b <= newest]
-        delete = [key for key, record in self._dirty.items() if record is None]
+        born, table_key = self._stored_born, self._key
+        keep = [table_key(k) for k, b in born.items() if b is not None and b <= newest]
+        delete = [table_key(key) for key, record in self._dirty.items() if record is None]
         put: list[RowValues] = []
         change: list[RowValues] = []
-        born = self._stored_born
         for key, record in self._dirty.items():
             if record is not None:
                 (change if record.born == born[key] else put).append(self._row(record))
@@ -330,14 +333,14 @@ class WriteBack(Generic[R]):
         self._dirty.clear()
         self._stored_born.clear()
 
-    def _read(self, key: Key) -> R | None:
-        row = self._table.get(key)
+    def _read(self, key: K) -> R | None:
+        row = self._table.get(self._key(key))
         record = None if row is None else self._make(*row)
         self._make_room(1)
         self._clean[key] = record
         return record
 
-    def _note(self, key: Key, new: bool) -> None:
+    def _note(self, key: K, new: bool) -> None:
         """From now on the key is dirty; what the database has of it is remembered."""
         if key in self._dirty:
             return

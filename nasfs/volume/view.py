@@ -104,6 +104,10 @@ class View(ABC):
 
     def readdir(self, ino: int, after: int, limit: int) -> list[tuple[Dirent, Inode]]:
         """Entries with a cookie above *after*, in the order of cookies; no ``.`` and ``..``."""
+        return list(zip(*self.listing(ino, after, limit), strict=True))
+
+    def listing(self, ino: int, after: int, limit: int) -> tuple[list[Dirent], list[Inode]]:
+        """The entries of `readdir`, and what they name."""
         if not self.getattr(ino).is_dir:
             raise FsError(errno.ENOTDIR)
         entries = self._dirents(ino, after, limit)
@@ -111,7 +115,7 @@ class View(ABC):
         found = list(filter(None, inodes))  # an inode is never false
         if len(found) < len(entries):
             found = [self.getattr(entry.ino) for entry in entries]  # which says that one is gone
-        return list(zip(entries, found, strict=True))
+        return entries, found
 
     def readlink(self, ino: int) -> bytes:
         target = self.getattr(ino).target
